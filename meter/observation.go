@@ -1,0 +1,245 @@
+package meter
+
+import (
+	"errors"
+	"time"
+
+	"github.com/tidwall/gjson"
+)
+
+// ErrNotObject is returned by [Program.Observe] for a log that is not one JSON object.
+var ErrNotObject = errors.New("the serialized log is not a JSON object")
+
+// Outcome says how an exchange ended.
+type Outcome string
+
+// The outcomes.
+const (
+	OutcomeCompleted     Outcome = "completed"
+	OutcomeClientAbort   Outcome = "client_abort"
+	OutcomeUpstreamError Outcome = "upstream_error" // the upstream answered 5xx, or could not be reached
+	OutcomeTimeout       Outcome = "timeout"        // the upstream did not answer in time
+	OutcomeRejected      Outcome = "rejected"       // Kong answered without asking the upstream
+)
+
+// CaptureMode says how a response body was seen.
+type CaptureMode string
+
+// The capture modes.
+const (
+	CaptureTap      CaptureMode = "tap"      // copied while it passed
+	CaptureBuffered CaptureMode = "buffered" // held by Kong until it was whole
+	CaptureNone     CaptureMode = "none"
+)
+
+// Capture says how, and how far, the response body was seen: the observation's capture object.
+type Capture struct {
+	Mode      CaptureMode
+	Truncated bool // a part in the middle or at the end was left out
+	Complete  bool // the body was seen to its end
+}
+
+// Observation is one exchange as meters see it. A front fills it in: [Program.Observe] reads Kong's log, then LLM, Body,
+// Outcome and Capture are set, then [Program.Events] evaluates the meters. It is for one goroutine.
+type Observation struct {
+	LLM     *LLM   // nil when the exchange was no call to a language model
+	Body    []byte // the response body where it was observed and is JSON, decoded; nil otherwise
+	Outcome Outcome
+	Capture Capture
+
+	log    string
+	values []string // raw JSON by slot; slot 0 is nowhere
+}
+
+// Paths that every program reads, because the path of an exchange depends on them.
+const (
+	slotRequestID = iota + 1
+	slotStartedAt
+	slotMethod
+	slotURI
+	slotUpstreamURI
+	slotStatus
+	slotUpstreamStatus
+	slotSource
+	slotServiceHost
+	slotContentType
+	slotContentEncoding
+	slotTraceParent
+	slotClientIP
+	slotDuration
+	slotAI
+	numFactSlots
+)
+
+var factPaths = [...]string{
+	slotRequestID:       "request.id",
+	slotStartedAt:       "started_at",
+	slotMethod:          "request.method",
+	slotURI:             "request.uri",
+	slotUpstreamURI:     "upstream_uri",
+	slotStatus:          "response.status",
+	slotUpstreamStatus:  "upstream_status",
+	slotSource:          "source",
+	slotServiceHost:     "service.host",
+	slotContentType:     "response.headers['content-type']",
+	slotContentEncoding: "response.headers['content-encoding']",
+	slotTraceParent:     "request.headers.traceparent",
+	slotClientIP:        "client_ip",
+	slotDuration:        "latencies.request",
+	slotAI:              "ai",
+}
+
+// text returns a fact that is a string, or "".
+func (o *Observation) text(slot int) string {
+	s, _ := text(o.values[slot])
+	return s
+}
+
+// RequestID returns Kong's request id, which is also the response header X-Kong-Request-Id; empty before Kong 3.5.
+func (o *Observation) RequestID() string { return o.text(slotRequestID) }
+
+// Method returns the request's method.
+func (o *Observation) Method() string { return o.text(slotMethod) }
+
+// ServiceHost returns the host that Kong's service names.
+func (o *Observation) ServiceHost() string { return o.text(slotServiceHost) }
+
+// ContentType and ContentEncoding are the response's headers, as Kong sent them to the client.
+func (o *Observation) ContentType() string { return o.text(slotContentType) }
+
+// ContentEncoding is described at ContentType.
+func (o *Observation) ContentEncoding() string { return o.text(slotContentEncoding) }
+
+// UpstreamPath returns path and query as the upstream saw them, or, where Kong did not log that, as the client sent them.
+func (o *Observation) UpstreamPath() string {
+	if uri := o.text(slotUpstreamURI); uri != "" {
+		return uri
+	}
+	return o.text(slotURI)
+}
+
+// Status returns the status that the client got, or 0.
+func (o *Observation) Status() int {
+	f, _ := number(o.values[slotStatus])
+	return int(f)
+}
+
+// Buffered reports whether Kong held the response back: only then upstream_status is a number, and only then the body
+// can be asked for in the Log phase (measured on Kong 3.9.3).
+func (o *Observation) Buffered() bool {
+	_, ok := number(o.values[slotUpstreamStatus])
+	return ok
+}
+
+// AI returns the raw JSON of what Kong's own AI plugins logged, or "".
+func (o *Observation) AI() string { return o.values[slotAI] }
+
+// StartedAt returns when the request began, in UTC with milliseconds, and whether Kong logged it.
+func (o *Observation) StartedAt() (time.Time, bool) {
+	ms, ok := number(o.values[slotStartedAt])
+	// CloudEvents times are RFC 3339, which ends with the year 9999.
+	if !ok || ms <= 0 || ms > 253402300799999 {
+		return time.Time{}, false
+	}
+	return time.UnixMilli(int64(ms)).UTC(), true
+}
+
+// InferOutcome sets Outcome from Kong's log alone: what a front without eyes on the body knows.
+func (o *Observation) InferOutcome() {
+	httpStatus := o.Status()
+	upstream := status(o.values[slotUpstreamStatus])
+	switch {
+	case o.text(slotSource) != "upstream" && upstream >= "500" && (upstream == "504" || httpStatus == 504):
+		o.Outcome = OutcomeTimeout
+	case o.text(slotSource) != "upstream" && upstream >= "500":
+		o.Outcome = OutcomeUpstreamError
+	case o.text(slotSource) != "upstream":
+		o.Outcome = OutcomeRejected
+	case httpStatus >= 500:
+		o.Outcome = OutcomeUpstreamError
+	default:
+		o.Outcome = OutcomeCompleted
+	}
+}
+
+// llmScalars are the llm members that are text or true/false, in the order in which they are written.
+var llmScalars = []string{
+	"provider", "gen_ai_provider_name", "operation", "request_model", "model", "stream", "finish_reason", "response_id",
+	"usage_status", "usage_source",
+}
+
+// appendLLM appends the observation's llm object.
+func appendLLM(b []byte, l *LLM) (_ []byte, consistent bool) {
+	b = append(b, '{')
+	field := func(name, value string) {
+		if value != "" {
+			b = append(appendString(b, name), ':')
+			b = append(appendString(b, value), ',')
+		}
+	}
+	field("provider", l.Provider)
+	field("gen_ai_provider_name", ProviderOTel(l.Provider))
+	field("operation", l.Operation)
+	field("request_model", l.RequestModel)
+	field("model", l.Model)
+	b = append(b, `"stream":`...)
+	b = append(boolean(b, l.Stream), ',')
+	for q := range numQuantities {
+		if n, ok := l.Usage.Get(q); ok {
+			b = append(appendString(b, q.String()), ':')
+			b = append(appendNumber(b, float64(n)), ',')
+		}
+	}
+	field("finish_reason", l.FinishReason)
+	field("response_id", l.ResponseID)
+	field("usage_status", string(l.UsageStatus))
+	if l.UsageStatus != UsageMissing {
+		field("usage_source", string(l.UsageSource))
+	}
+	var space [4]TokenRow
+	rows, consistent := l.Usage.AppendRows(space[:0])
+	if len(rows) > 0 {
+		b = append(b, `"tokens":[`...)
+		for i, row := range rows {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = append(b, `{"type":"`...)
+			b = append(b, row.Type...)
+			b = append(b, `","tokens":`...)
+			b = append(appendNumber(b, float64(row.Tokens)), '}')
+		}
+		b = append(b, "],"...)
+	}
+	b[len(b)-1] = '}'
+	return b, consistent
+}
+
+func (c Capture) append(b []byte) []byte {
+	mode := c.Mode
+	if mode == "" {
+		mode = CaptureNone
+	}
+	b = append(b, `{"mode":"`...)
+	b = append(b, mode...)
+	b = append(b, `","truncated":`...)
+	b = boolean(b, c.Truncated)
+	b = append(b, `,"complete":`...)
+	return append(boolean(b, c.Complete), '}')
+}
+
+func boolean(b []byte, v bool) []byte {
+	if v {
+		return append(b, "true"...)
+	}
+	return append(b, "false"...)
+}
+
+// object parses raw as a JSON object without copying it; ok is false when it is not one.
+func object(raw string) (_ gjson.Result, ok bool) {
+	if !gjson.Valid(raw) {
+		return gjson.Result{}, false
+	}
+	o := gjson.Parse(raw)
+	return o, o.IsObject()
+}

@@ -1,0 +1,448 @@
+package meter
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tidwall/gjson"
+)
+
+// Settings is what a [Program] is compiled from.
+type Settings struct {
+	Meters         []Meter
+	SubjectSources []SubjectSource // the first that yields a value wins
+	OnMissing      OnMissing       // empty is [MissingAnonymous]
+	Attributes     []Attribute
+	Source         string                        // CloudEvents source
+	DataSchema     func(eventType string) string // CloudEvents dataschema; nil leaves it out
+}
+
+// Program is a compiled set of meters. It is safe for concurrent use.
+type Program struct {
+	paths    paths
+	types    []*eventType // by name
+	subjects []int
+	missing  OnMissing
+	source   string
+	schemas  []string // by event type
+
+	readsLLM, readsBody bool
+}
+
+// Compile compiles s. What is wrong is left out and reported, all problems at once, each with its place; the program is
+// never nil and meters what it can: a configuration that was accepted must not stop the metering of a route.
+func Compile(s Settings) (*Program, error) {
+	p := &Program{missing: s.OnMissing, source: s.Source}
+	var errs []error
+	for slot, path := range factPaths {
+		if slot == 0 {
+			continue
+		}
+		keys, err := parsePath(path)
+		if err == nil {
+			_, err = p.paths.add(keys)
+		}
+		if err != nil {
+			panic("bug: " + err.Error())
+		}
+	}
+	for i, source := range s.SubjectSources {
+		keys, err := source.path()
+		var slot int
+		if err == nil {
+			slot, err = p.paths.add(keys)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("subject.sources[%d]: %w", i+1, err))
+			continue
+		}
+		p.subjects = append(p.subjects, slot)
+	}
+	for i, m := range s.Meters {
+		if err := p.addMeter(m); err != nil {
+			errs = append(errs, fmt.Errorf("meters[%d] %q: %w", i+1, m.Slug, err))
+		}
+	}
+	slices.SortFunc(p.types, func(a, b *eventType) int { return strings.Compare(a.name, b.name) })
+	for i, a := range s.Attributes {
+		if err := p.addAttribute(a); err != nil {
+			errs = append(errs, fmt.Errorf("attributes[%d]: %w", i+1, err))
+		}
+	}
+	for _, t := range p.types {
+		urn := ""
+		if s.DataSchema != nil {
+			urn = s.DataSchema(t.name)
+		}
+		p.schemas = append(p.schemas, urn)
+	}
+	p.readsLLM = p.paths.added.child("llm") != nil
+	p.readsBody = p.paths.added.child("body") != nil
+	return p, errors.Join(errs...)
+}
+
+func (p *Program) addMeter(m Meter) error {
+	if err := m.validate(); err != nil {
+		return err
+	}
+	name := m.EventType
+	if name == "" {
+		name = DefaultEventType
+	}
+	for _, t := range p.types {
+		if slices.ContainsFunc(t.meters, func(o compiledMeter) bool { return o.slug == m.Slug }) {
+			return errors.New("slug: another meter has it")
+		}
+	}
+	if i := slices.IndexFunc(p.types, func(t *eventType) bool { return t.name == name }); i >= 0 {
+		return p.types[i].add(m, &p.paths)
+	}
+	t := &eventType{name: name}
+	if err := t.add(m, &p.paths); err != nil {
+		return err
+	}
+	p.types = append(p.types, t)
+	return nil
+}
+
+// addAttribute adds a to every event type. A name that a meter uses stays the meter's: a client's header must not
+// replace a count.
+func (p *Program) addAttribute(a Attribute) error {
+	source, err := a.expression()
+	if err != nil {
+		return err
+	}
+	if !validName(a.EventPropertyName) {
+		return fmt.Errorf("event_property_name %q: must be 1 to 63 of a-z, 0-9 and _, and start with a letter", a.EventPropertyName)
+	}
+	compiled, err := compileExpr(source, p.paths.add)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, t := range p.types {
+		if i := slices.IndexFunc(t.members, func(m member) bool { return m.key == a.EventPropertyName }); i >= 0 {
+			errs = append(errs, fmt.Errorf("event_property_name %q: a meter of event type %q uses it", a.EventPropertyName, t.name))
+			continue
+		}
+		owners := make([]int, len(t.meters))
+		for i := range owners {
+			owners[i] = i
+		}
+		t.members = append(t.members, member{key: a.EventPropertyName, source: source, expr: compiled, owners: owners})
+		slices.SortFunc(t.members, func(a, b member) int { return strings.Compare(a.key, b.key) })
+	}
+	return errors.Join(errs...)
+}
+
+// ReadsLLM reports whether a meter reads the observation's llm object, and so needs the body or Kong's AI statistics.
+func (p *Program) ReadsLLM() bool { return p.readsLLM }
+
+// ReadsBody reports whether a meter reads the response body itself.
+func (p *Program) ReadsBody() bool { return p.readsBody }
+
+// Observe reads Kong's serialized log, one JSON object, which may hold bytes that are not UTF-8. It keeps log. The
+// error is [ErrNotObject].
+func (p *Program) Observe(log string) (*Observation, error) {
+	root, ok := object(log)
+	if !ok {
+		return nil, ErrNotObject
+	}
+	o := &Observation{log: log, values: make([]string, p.paths.slots+1)}
+	p.paths.log.scan(root, o.values)
+	return o, nil
+}
+
+// Result is what a program made of an exchange.
+type Result struct {
+	Events         []Event // in the order of their ids
+	SubjectMissing bool    // no source named a customer: what follows is [OnMissing]'s to say
+
+	MeterErrors         int  // values that are not a finite number of at least zero: published nowhere
+	DimensionErrors     int  // dimensions that are objects: left out
+	DimensionsTruncated int  // dimensions of more than 256 bytes: cut
+	NoRequestID         bool // the ids are a hash of the log
+	NoStartTime         bool // Time is for the caller to set
+	UsageInconsistent   bool // the declared cached tokens exceed the declared input
+}
+
+// Events evaluates the meters. The events' Sequence and RecordedTime are the caller's to set.
+func (p *Program) Events(o *Observation) Result {
+	var r Result
+	subject := p.subject(o)
+	if subject == "" {
+		r.SubjectMissing = true
+		subject = AnonymousSubject
+		if p.missing == MissingDrop {
+			return r
+		}
+	}
+	r.UsageInconsistent = !p.fill(o, subject)
+	base := Event{Source: p.source, Subject: subject, TraceParent: traceParent(o.text(slotTraceParent))}
+	start, ok := o.StartedAt()
+	base.Time, r.NoStartTime = start, !ok
+	id := strings.ToValidUTF8(o.RequestID(), "\ufffd")
+	if id == "" || len(id) > maxText {
+		id, r.NoRequestID = fingerprint(o.log), true
+	}
+	r.Events = make([]Event, 0, len(p.types)+3)
+	for i, t := range p.types {
+		base.Type, base.DataSchema = t.name, p.schemas[i]
+		t.events(o.values, &base, id, &r)
+	}
+	return r
+}
+
+// subject returns the customer that the sources name, or "". A longer value than an event can carry names nobody: cut
+// short it might name somebody else.
+func (p *Program) subject(o *Observation) string {
+	for _, slot := range p.subjects {
+		raw := o.values[slot]
+		s, isText := text(raw)
+		if _, isNumber := number(raw); isNumber {
+			s, isText = raw, true
+		}
+		if isText && s != "" && len(s) <= maxText {
+			return strings.ToValidUTF8(s, "\ufffd")
+		}
+	}
+	return ""
+}
+
+// fill stores what the observation adds to Kong's log.
+func (p *Program) fill(o *Observation, subject string) (consistent bool) {
+	consistent = true
+	added := &p.paths.added
+	b := make([]byte, 0, 768)
+	b = append(b, `{"outcome":`...)
+	b = appendString(b, string(o.Outcome))
+	if added.child("subject") != nil {
+		b = append(appendString(append(b, `,"subject":`...), subject), ' ')
+	}
+	if added.child("capture") != nil {
+		b = o.Capture.append(append(b, `,"capture":`...))
+	}
+	if o.LLM != nil {
+		b, consistent = appendLLM(append(b, `,"llm":`...), o.LLM)
+	}
+	b = append(b, '}')
+	added.scan(gjson.ParseBytes(b), o.values)
+	if tree := added.child("body"); tree != nil && len(o.Body) > 0 && gjson.ValidBytes(o.Body) {
+		body := gjson.ParseBytes(o.Body)
+		o.values[tree.slot] = body.Raw
+		if body.IsObject() {
+			tree.scan(body, o.values)
+		}
+	}
+	o.values[0] = "" // the slot of whatever nobody asked for
+	return consistent
+}
+
+// events appends t's events for one exchange to r.
+func (t *eventType) events(values []string, base *Event, id string, r *Result) {
+	passed := make([]bool, len(t.meters))
+	any := false
+	for i, m := range t.meters {
+		passed[i] = m.always || m.filter.eval(values) == "true"
+		any = any || passed[i]
+	}
+	if !any {
+		return
+	}
+	if t.forEach == "" {
+		if data := t.data(values, nil, passed, r); data != nil {
+			e := *base
+			e.ID, e.Data = id+"/"+t.name, data
+			r.Events = append(r.Events, e)
+		}
+		return
+	}
+	list := t.each.eval(values)
+	if list == "" || list[0] != '[' {
+		return
+	}
+	row, index := make([]string, t.rowSlots+1), 0
+	gjson.Parse(list).ForEach(func(_, element gjson.Result) bool {
+		clear(row)
+		if element.IsObject() {
+			t.row.scan(element, row)
+		}
+		row[0] = element.Raw
+		if data := t.data(values, row, slices.Clone(passed), r); data != nil {
+			e := *base
+			e.ID, e.Data = id+"/"+t.name+"/"+strconv.Itoa(index), data
+			r.Events = append(r.Events, e)
+		}
+		index++
+		return true
+	})
+}
+
+// data returns the event's data, or nil when no meter applies. It changes passed.
+func (t *eventType) data(values, row []string, passed []bool, r *Result) []byte {
+	applies := false
+	for i := range t.members {
+		m := &t.members[i]
+		if !m.value {
+			continue
+		}
+		found, valid := m.counted(values, row)
+		for _, owner := range m.owners {
+			if !passed[owner] {
+				continue
+			}
+			if !valid {
+				r.MeterErrors++
+			}
+			passed[owner] = found && valid
+			applies = applies || passed[owner]
+		}
+	}
+	if !applies {
+		return nil
+	}
+	b := append(make([]byte, 0, 512), '{')
+	for i := range t.members {
+		m := &t.members[i]
+		if !slices.ContainsFunc(m.owners, func(owner int) bool { return passed[owner] }) {
+			continue
+		}
+		mark := len(b)
+		b = append(append(append(b, '"'), m.key...), '"', ':')
+		start := len(b)
+		if m.one {
+			b = append(b, '1')
+		} else {
+			b = appendScalar(b, m.eval(values, row), r)
+		}
+		if len(b) == start {
+			b = b[:mark]
+			continue
+		}
+		b = append(b, ',')
+	}
+	b[len(b)-1] = '}'
+	return b
+}
+
+func (m *member) eval(values, row []string) string {
+	if m.row {
+		return m.expr.eval(row)
+	}
+	return m.expr.eval(values)
+}
+
+// counted reports whether the member has a value, and whether that value may be published.
+func (m *member) counted(values, row []string) (found, valid bool) {
+	if m.one {
+		return true, true
+	}
+	raw := m.eval(values, row)
+	if raw == "" {
+		return false, true
+	}
+	if m.agg == UniqueCount {
+		return true, raw[0] != '{' && raw[0] != '['
+	}
+	f, ok := number(raw)
+	return true, ok && f >= 0
+}
+
+// appendScalar appends a raw JSON value as an event's data may hold it; nothing when it may not. A list of scalars, as
+// Kong logs a repeated header, becomes the comma-separated text that HTTP makes of it.
+func appendScalar(b []byte, raw string, r *Result) []byte {
+	if raw == "" {
+		return b
+	}
+	switch raw[0] {
+	case 't', 'f':
+		return append(b, raw...)
+	case '"':
+		s, _ := text(raw)
+		return appendString(b, r.cut(s))
+	case '{':
+		r.DimensionErrors++
+		return b
+	case '[':
+		var parts []string
+		scalars := true
+		gjson.Parse(raw).ForEach(func(_, v gjson.Result) bool {
+			parts = append(parts, v.String())
+			scalars = v.Type != gjson.JSON
+			return scalars
+		})
+		if !scalars {
+			r.DimensionErrors++
+			return b
+		}
+		return appendString(b, r.cut(strings.Join(parts, ", ")))
+	default:
+		if f, ok := number(raw); ok {
+			return appendNumber(b, f)
+		}
+		r.DimensionErrors++
+		return b
+	}
+}
+
+// cut bounds a dimension to maxText bytes.
+func (r *Result) cut(s string) string {
+	if len(s) <= maxText {
+		return s
+	}
+	r.DimensionsTruncated++
+	return s[:maxText]
+}
+
+// traceParent returns s if it has the form of a W3C traceparent header, else "": the client may send anything.
+func traceParent(s string) string {
+	if len(s) != 55 || s[2] != '-' || s[35] != '-' || s[52] != '-' {
+		return ""
+	}
+	for i := range len(s) {
+		if c := s[i]; c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return ""
+		}
+	}
+	return s
+}
+
+// fingerprint identifies an exchange that Kong gave no id. It does not depend on the order of members, which Kong does
+// not keep when it serializes the same log again.
+func fingerprint(log string) string {
+	var leaves []string
+	var walk func(path string, v gjson.Result)
+	walk = func(path string, v gjson.Result) {
+		if !v.IsObject() && !v.IsArray() {
+			leaves = append(leaves, path+"="+v.Raw)
+			return
+		}
+		index := 0
+		v.ForEach(func(key, child gjson.Result) bool {
+			name := key.Str
+			if v.IsArray() {
+				name = strconv.Itoa(index)
+				index++
+			}
+			walk(path+"\x00"+name, child)
+			return true
+		})
+	}
+	walk("", gjson.Parse(log))
+	slices.Sort(leaves)
+	sum := sha256.Sum256([]byte(strings.Join(leaves, "\n")))
+	return hex.EncodeToString(sum[:16])
+}
+
+// SetTime sets the time of events whose exchange had no start time.
+func (r *Result) SetTime(t time.Time) {
+	for i := range r.Events {
+		r.Events[i].Time = t
+	}
+}

@@ -1,0 +1,74 @@
+package meter
+
+import "fmt"
+
+// maxText bounds a subject and a dimension, in bytes.
+const maxText = 256
+
+// AnonymousSubject is the subject of an exchange that no source names a customer for.
+const AnonymousSubject = "anonymous"
+
+// OnMissing says what becomes of an exchange that no source names a customer for.
+type OnMissing string
+
+// The policies.
+const (
+	MissingAnonymous  OnMissing = "anonymous"   // its events carry [AnonymousSubject]
+	MissingDrop       OnMissing = "drop"        // it is skipped, and counted
+	MissingDeadLetter OnMissing = "dead_letter" // its events go to the dead-letter topic
+)
+
+// SubjectSource is one place to look for the customer. A header is the client's own word: use it only where the
+// client is trusted or an earlier plugin sets it.
+type SubjectSource struct {
+	LookUpValueIn string // consumer, credential, header, route or service
+	Field         string // the member, or the header's name
+}
+
+// path returns the source's path in the observation.
+func (s SubjectSource) path() ([]string, error) {
+	switch s.LookUpValueIn {
+	case "consumer", "route", "service":
+		return []string{s.LookUpValueIn, s.Field}, nil
+	case "credential":
+		return []string{"authenticated_entity", s.Field}, nil
+	case "header":
+		return []string{"request", "headers", lower(s.Field)}, nil
+	default:
+		return nil, fmt.Errorf("look_up_value_in %q: must be consumer, credential, header, route or service", s.LookUpValueIn)
+	}
+}
+
+// Attribute is one more dimension of every event, read from the request or the response.
+type Attribute struct {
+	Source            string // header, query or response_header
+	LookUpValueIn     string // its name there
+	EventPropertyName string // its key in data
+}
+
+// expression returns the attribute's path as an expression.
+func (a Attribute) expression() (string, error) {
+	root, name := "", a.LookUpValueIn
+	switch a.Source {
+	case "header":
+		root, name = "request.headers", lower(name)
+	case "query":
+		root = "request.querystring"
+	case "response_header":
+		root, name = "response.headers", lower(name)
+	default:
+		return "", fmt.Errorf("source %q: must be header, query or response_header", a.Source)
+	}
+	return root + `["` + name + `"]`, nil
+}
+
+// lower is for header names, which Kong's log holds in lower case.
+func lower(s string) string {
+	b := []byte(s)
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] = c + 'a' - 'A'
+		}
+	}
+	return string(b)
+}
