@@ -82,7 +82,7 @@ func EventSchemas() map[string][]byte {
 	return schemas
 }
 
-// Dump returns the document that Kong reads from a plugin server's query_cmd, as one line of JSON in the form that
+// Dump returns the document that Kong reads from a plugin server's query_cmd, one line of JSON without its end, in the form that
 // go-pdk prints, but with the full schema. The name is the plugin's, and the base name of its executable; phases are
 // Kong's phase names, such as log and response.
 func Dump(name, version string, priority int, phases []string, socketPath string) ([]byte, error) {
@@ -118,5 +118,5 @@ func Dump(name, version string, priority int, phases []string, socketPath string
 	if err != nil {
 		return nil, fmt.Errorf("write the dump document: %w", err)
 	}
-	return append(line, '\n'), nil
+	return line, nil
 }
