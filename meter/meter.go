@@ -187,7 +187,7 @@ func (m *Meter) validate() error {
 		errs = append(errs, fmt.Errorf("aggregation %q: must be COUNT, SUM, MIN, MAX, AVG, UNIQUE_COUNT or LATEST", m.Aggregation))
 	}
 	if m.EventType != "" && !validEventType(m.EventType) {
-		errs = append(errs, fmt.Errorf("event_type %q: must be 1 to 127 of a-z, A-Z, 0-9, '.', '_' and '-'", m.EventType))
+		errs = append(errs, fmt.Errorf("event_type %q: must be 1 to 255 of a-z, A-Z, 0-9, '.', '_' and '-'", m.EventType))
 	}
 	for name := range m.GroupBy {
 		if !validName(name) {
@@ -218,5 +218,5 @@ func validEventType(s string) bool {
 			return false
 		}
 	}
-	return len(s) <= 127
+	return len(s) <= 255
 }
