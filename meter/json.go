@@ -86,3 +86,30 @@ func text(raw string) (string, bool) {
 	}
 	return raw[1 : len(raw)-1], true
 }
+
+// maxDepth bounds how deep a document may nest (RFC 8259, section 9, allows a limit). gjson validates by recursion:
+// without a limit some megabytes of brackets exhaust the stack, which no recover can catch. Lua's cjson, which writes
+// Kong's log, has the same limit.
+const maxDepth = 1000
+
+// valid reports whether s is one JSON value that nests at most maxDepth deep.
+func valid(s string) bool {
+	depth := 0
+	for i := 0; i < len(s); i++ {
+		switch s[i] {
+		case '{', '[':
+			if depth++; depth > maxDepth {
+				return false
+			}
+		case '}', ']':
+			depth--
+		case '"':
+			for i++; i < len(s) && s[i] != '"'; i++ {
+				if s[i] == '\\' {
+					i++
+				}
+			}
+		}
+	}
+	return gjson.Valid(s)
+}

@@ -237,7 +237,7 @@ func boolean(b []byte, v bool) []byte {
 
 // object parses raw as a JSON object without copying it; ok is false when it is not one.
 func object(raw string) (_ gjson.Result, ok bool) {
-	if !gjson.Valid(raw) {
+	if !valid(raw) {
 		return gjson.Result{}, false
 	}
 	o := gjson.Parse(raw)

@@ -233,8 +233,11 @@ func (p *Program) fill(o *Observation, subject string) (consistent bool) {
 	}
 	b = append(b, '}')
 	added.scan(gjson.ParseBytes(b), o.values)
-	if tree := added.child("body"); tree != nil && len(o.Body) > 0 && gjson.ValidBytes(o.Body) {
+	if tree := added.child("body"); tree != nil && len(o.Body) > 0 {
 		body := gjson.ParseBytes(o.Body)
+		if !valid(body.Raw) {
+			return consistent
+		}
 		o.values[tree.slot] = body.Raw
 		if body.IsObject() {
 			tree.scan(body, o.values)
@@ -416,10 +419,11 @@ func traceParent(s string) string {
 // fingerprint identifies an exchange that Kong gave no id. It does not depend on the order of members, which Kong does
 // not keep when it serializes the same log again.
 func fingerprint(log string) string {
+	const maxLevels = 6 // deeper values count as they are written
 	var leaves []string
-	var walk func(path string, v gjson.Result)
-	walk = func(path string, v gjson.Result) {
-		if !v.IsObject() && !v.IsArray() {
+	var walk func(path string, v gjson.Result, level int)
+	walk = func(path string, v gjson.Result, level int) {
+		if !v.IsObject() && !v.IsArray() || level == maxLevels {
 			leaves = append(leaves, path+"="+v.Raw)
 			return
 		}
@@ -430,11 +434,11 @@ func fingerprint(log string) string {
 				name = strconv.Itoa(index)
 				index++
 			}
-			walk(path+"\x00"+name, child)
+			walk(path+"\x00"+name, child, level+1)
 			return true
 		})
 	}
-	walk("", gjson.Parse(log))
+	walk("", gjson.Parse(log), 0)
 	slices.Sort(leaves)
 	sum := sha256.Sum256([]byte(strings.Join(leaves, "\n")))
 	return hex.EncodeToString(sum[:16])

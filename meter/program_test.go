@@ -353,10 +353,19 @@ func TestTheOrderOfMetersNeverMatters(t *testing.T) {
 
 func TestWhatIsNotAnObjectIsRefused(t *testing.T) {
 	p, _ := Compile(Settings{Meters: []Meter{APIRequests()}})
-	for _, log := range []string{"", "null", "[]", `"x"`, `{"a":`, `{"a":1}}`, strings.Repeat("{", 1<<20)} {
+	for _, log := range []string{"", "null", "[]", `"x"`, `{"a":`, `{"a":1}}`, strings.Repeat("{", 1<<20), strings.Repeat("[", 10<<20), `{"a":` + strings.Repeat("[", 1001) + strings.Repeat("]", 1001) + "}"} {
 		if _, err := p.Observe(log); err == nil {
 			t.Errorf("%.20q is taken", log)
 		}
+	}
+}
+
+func TestABodyThatNestsTooDeepIsNotRead(t *testing.T) {
+	got, _ := evaluate(t, Settings{Meters: []Meter{APIRequests(), {Slug: "a", Aggregation: Sum, Value: "body.n"}}}, `{"request":{"id":"r"}}`, func(o *Observation) {
+		o.Body = []byte(`{"n":1,"a":` + strings.Repeat("[", 10<<20))
+	})
+	if len(got) != 1 {
+		t.Errorf("got %v", got)
 	}
 }
 
