@@ -1,0 +1,258 @@
+package spool
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// Pos names a record of one Spool. It is meaningless in another one.
+type Pos struct {
+	file *file
+	seq  uint64
+}
+
+// Entry is one pending record.
+type Entry struct {
+	Pos    Pos
+	Time   time.Time // of the append, to the millisecond
+	Record []byte    // owned by the caller
+	// Err wraps ErrCorrupt when the stored record is damaged. Record is then
+	// what is left of it, and must not be used; reject it.
+	Err error
+}
+
+// Reject names a record that Ack moves to the rejected bucket.
+type Reject struct {
+	Pos    Pos
+	Reason string
+}
+
+// Rejected is a record in the rejected bucket.
+type Rejected struct {
+	File   string // path of the spool file
+	Time   time.Time
+	Reason string
+	Record []byte
+}
+
+// Ready returns a channel that receives when records may have become pending.
+// One receive may stand for many appends.
+func (s *Spool) Ready() <-chan struct{} { return s.ready }
+
+// Peek appends the oldest pending records that were not acknowledged to dst and
+// returns it: at most maxRecords, and no more than maxBytes of them unless the
+// first alone is larger. They come from one file, so that one Ack can name them
+// all. Peek returns dst unchanged when nothing is pending.
+//
+// An error means that a damaged file was set aside; the next Peek goes on with
+// the next file.
+func (s *Spool) Peek(dst []Entry, maxRecords, maxBytes int) ([]Entry, error) {
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return dst, ErrClosed
+	}
+	files := slices.Clone(s.files)
+	s.mu.Unlock()
+	for _, f := range files {
+		s.mu.Lock()
+		after, skip := f.acked, f.counters.pending == 0
+		s.mu.Unlock()
+		if skip {
+			continue
+		}
+		out, err := f.peek(dst, after, maxRecords, maxBytes)
+		switch {
+		case errors.Is(err, ErrCorrupt):
+			return dst, s.do(task{after: func() error { return s.setAside(f, err) }})
+		case err != nil:
+			if s.isGone(f) {
+				continue
+			}
+			return dst, fmt.Errorf("read spool file %q: %w", f.path, err)
+		case len(out) == len(dst):
+			continue
+		}
+		s.mu.Lock()
+		f.peeked = max(f.peeked, out[len(out)-1].Pos.seq)
+		s.mu.Unlock()
+		return out, nil
+	}
+	return dst, nil
+}
+
+func (s *Spool) isGone(f *file) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return f.gone || s.closing
+}
+
+func (f *file) peek(dst []Entry, after uint64, maxRecords, maxBytes int) ([]Entry, error) {
+	out := dst
+	err := f.view(func(tx *bolt.Tx, records *bolt.Bucket) error {
+		var slab []byte
+		total, last := 0, after
+		c := records.Cursor()
+		key, v := c.Seek(appendKey(nil, after+1))
+		if key == nil {
+			// Nothing after the cursor. If there is nothing at all although the
+			// counters of this same transaction promise something, pages are gone.
+			if first, _ := c.First(); first != nil {
+				return nil
+			}
+			now, err := parseCounters(tx.Bucket(metaBucket).Get(countersKey))
+			if err != nil {
+				return fmt.Errorf("%w: %w", ErrCorrupt, err)
+			}
+			if now.pending != 0 {
+				return fmt.Errorf("%w: %d pending records are missing", ErrCorrupt, now.pending)
+			}
+		}
+		for ; key != nil && len(out)-len(dst) < maxRecords; key, v = c.Next() {
+			if len(key) != 8 || binary.BigEndian.Uint64(key) <= last {
+				return fmt.Errorf("%w: keys are out of order", ErrCorrupt)
+			}
+			last = binary.BigEndian.Uint64(key)
+			if len(v) > maxRecordBytes+headerSize {
+				return fmt.Errorf("%w: record of %d bytes", ErrCorrupt, len(v))
+			}
+			record, at, err := parseValue(key, v)
+			if total += len(record); total > maxBytes && len(out) > len(dst) {
+				return nil
+			}
+			if cap(slab)-len(slab) < len(record) {
+				// One allocation for many records; the records copied so far keep
+				// the slab they are in.
+				slab = make([]byte, 0, max(len(record), min(maxBytes, 256<<10)))
+			}
+			start := len(slab)
+			slab = append(slab, record...)
+			e := Entry{Pos: Pos{f, last}, Time: at, Record: slab[start:len(slab):len(slab)]}
+			if err != nil {
+				e.Err = fmt.Errorf("%w: record %d in %q: %w", ErrCorrupt, last, f.path, err)
+			}
+			out = append(out, e)
+		}
+		return nil
+	})
+	if err != nil && len(out) > len(dst) && errors.Is(err, ErrCorrupt) {
+		// Deliver what is intact before the damage; the next Peek meets it again.
+		err = nil
+	}
+	return out, err
+}
+
+// Ack takes all records up to upTo, in the file of upTo, out of the queue: the
+// rejected ones move to the rejected bucket, the others are deleted, in one
+// transaction. From now on Peek returns none of them. nil means that this is
+// durable. After an error it is not yet: the spool tries again with the next
+// transactions, and only a crash before that makes Peek, in the next process,
+// return them once more.
+func (s *Spool) Ack(upTo Pos, rejects ...Reject) error {
+	f := upTo.file
+	if f == nil {
+		return nil
+	}
+	s.mu.Lock()
+	if s.closing || f.gone {
+		defer s.mu.Unlock()
+		if s.closing {
+			return ErrClosed
+		}
+		return fmt.Errorf("acknowledge records of %q, which was set aside: %w", f.path, ErrCorrupt)
+	}
+	f.acked = max(f.acked, upTo.seq)
+	f.owed = append(f.owed, settlement{upTo.seq, slices.Clone(rejects)})
+	s.mu.Unlock()
+	// No transaction of its own: what is owed goes with the next group.
+	return s.do(task{after: func() error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if len(f.owed) == 0 {
+			return nil
+		}
+		return fmt.Errorf("acknowledge records, will be tried again: %w", s.stats.LastError)
+	}})
+}
+
+// task is something that the committer does between transactions: before
+// them, and after them. Either may be nil.
+type task struct {
+	before func()
+	after  func() error
+	done   chan error
+}
+
+// do has t done and waits for its result.
+func (s *Spool) do(t task) error {
+	t.done = make(chan error, 1)
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return ErrClosed
+	}
+	s.tasks = append(s.tasks, t)
+	s.mu.Unlock()
+	signal(s.wake)
+	return <-t.done
+}
+
+// Oldest returns when the oldest pending record was appended, and false when
+// none is pending.
+func (s *Spool) Oldest() (time.Time, bool) {
+	s.mu.Lock()
+	files := slices.Clone(s.files)
+	s.mu.Unlock()
+	for _, f := range files {
+		var at time.Time
+		err := f.view(func(_ *bolt.Tx, records *bolt.Bucket) error {
+			if key, v := records.Cursor().First(); key != nil {
+				_, at, _ = parseValue(key, v)
+			}
+			return nil
+		})
+		if err == nil && !at.IsZero() {
+			return at, true
+		}
+	}
+	return time.Time{}, false
+}
+
+// Rejected yields the rejected records of all open files, each with the error
+// of reading it, if any. Records are owned by the caller.
+func (s *Spool) Rejected() iter.Seq2[Rejected, error] {
+	return func(yield func(Rejected, error) bool) {
+		s.mu.Lock()
+		files := slices.Clone(s.files)
+		s.mu.Unlock()
+		for _, f := range files {
+			// Collected first: a transaction must not stay open while the caller
+			// does whatever it does.
+			var found []Rejected
+			err := f.view(func(tx *bolt.Tx, _ *bolt.Bucket) error {
+				return tx.Bucket(rejectedBucket).ForEach(func(key, v []byte) error {
+					reason, record, at, err := parseRejected(key, v)
+					if err != nil {
+						return fmt.Errorf("%w: %w", ErrCorrupt, err)
+					}
+					found = append(found, Rejected{f.path, at, reason, slices.Clone(record)})
+					return nil
+				})
+			})
+			for _, r := range found {
+				if !yield(r, nil) {
+					return
+				}
+			}
+			if err != nil && !s.isGone(f) && !yield(Rejected{File: f.path}, fmt.Errorf("read rejected records of %q: %w", f.path, err)) {
+				return
+			}
+		}
+	}
+}
