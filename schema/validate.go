@@ -46,7 +46,10 @@ func (v *validation) value(path string, f *Field, in any) any {
 		return nil
 	}
 	before := len(v.problems)
-	out, length := in, 0
+	var (
+		out    any
+		length int
+	)
 	switch f.Type {
 	case TypeArray, TypeSet:
 		list, ok := asList(in)
