@@ -74,8 +74,12 @@ func (v *validation) value(path string, f *Field, in any) any {
 		}
 		entries := make(map[string]any, len(m))
 		for _, key := range slices.Sorted(maps.Keys(m)) {
-			v.value(path+"."+key, f.Keys, key)
-			entries[key] = v.value(path+"."+key, f.Values, m[key])
+			entry := path + "." + key
+			if key == "" {
+				entry = path + `[""]`
+			}
+			v.value(entry, f.Keys, key)
+			entries[key] = v.value(entry, f.Values, m[key])
 		}
 		out, length = entries, len(entries)
 	case TypeRecord:

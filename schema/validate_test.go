@@ -105,10 +105,11 @@ func TestValidateReportsWhatKongRefuses(t *testing.T) {
 			[]schema.Problem{{Path: "config.meters[1].event_type", Message: "required field missing"}},
 		},
 		"a meter's names are checked": {
-			`{"meters": [{"slug": "A-", "aggregation": "FOO", "value": "x", "group_by": {"Bad": "x", "ok": ""}}]}`,
+			`{"meters": [{"slug": "A-", "aggregation": "FOO", "value": "x", "group_by": {"": "x", "Bad": "x", "ok": ""}}]}`,
 			[]schema.Problem{
 				{Path: "config.meters[1].slug", Message: "invalid value: A-"},
 				{Path: "config.meters[1].aggregation", Message: "expected one of: COUNT, SUM, MIN, MAX, AVG, UNIQUE_COUNT, LATEST"},
+				{Path: `config.meters[1].group_by[""]`, Message: "length must be at least 1"},
 				{Path: "config.meters[1].group_by.Bad", Message: "invalid value: Bad"},
 				{Path: "config.meters[1].group_by.ok", Message: "length must be at least 1"},
 			},
