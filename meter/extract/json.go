@@ -1,6 +1,7 @@
 package extract
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -385,9 +386,9 @@ func text(raw []byte) string {
 		return ""
 	}
 	inside := raw[1 : len(raw)-1]
-	if strings.IndexByte(string(inside[:min(len(inside), 6*maxText)]), '\\') >= 0 {
+	if len(inside) <= 6*maxText && bytes.IndexByte(inside, '\\') >= 0 {
 		var s string
-		if len(inside) > 6*maxText || json.Unmarshal(raw, &s) != nil || len(s) > maxText {
+		if json.Unmarshal(raw, &s) != nil || len(s) > maxText {
 			return ""
 		}
 		return s
