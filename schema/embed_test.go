@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -222,5 +223,69 @@ func TestTheTablesNameEveryField(t *testing.T) {
 				t.Errorf("%s: a line has %d bars, not 5: %s", name, columns, line)
 			}
 		}
+	}
+}
+
+func TestEventsOfRealExchangesAreValid(t *testing.T) {
+	compiled := compileEvents(t)
+	program, err := meter.Compile(meter.Settings{
+		Meters: []meter.Meter{
+			meter.APIRequests(), meter.AITokenUsage(), meter.AICalls(),
+			{Slug: "egress", EventType: "acme.egress", Aggregation: meter.Sum, Value: "response.size", ValueProperty: "bytes"},
+		},
+		SubjectSources: []meter.SubjectSource{{LookUpValueIn: "consumer", Field: "custom_id"}},
+		Attributes:     []meter.Attribute{{Source: "header", LookUpValueIn: "x-department", EventPropertyName: "department"}},
+		Source:         "/kong/demo/node-1",
+		DataSchema:     schema.DataSchema,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	llm := meter.LLM{
+		Provider: "openai", Operation: "chat", RequestModel: "gpt-4o-mini", Model: "gpt-4o-mini-2024-07-18", Stream: true,
+		FinishReason: "stop", ResponseID: "chatcmpl-1", UsageStatus: meter.UsageFinal, UsageSource: meter.SourceStream,
+	}
+	for i, q := range meter.Quantities() {
+		llm.Usage.Set(q, int64(1000-i)/(1+int64(i)))
+	}
+	for name, c := range map[string]struct {
+		log    string
+		llm    *meter.LLM
+		events int
+	}{
+		"an LLM call": {`{"request": {"id": "8d3f", "method": "POST", "uri": "/openai/v1/chat/completions", "size": 412,
+			"headers": {"x-department": "search", "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}},
+			"response": {"status": 200, "size": 2044, "headers": {"content-type": "text/event-stream"}}, "upstream_status": "200", "source": "upstream",
+			"latencies": {"request": 912, "kong": 2, "proxy": 901, "receive": 9}, "started_at": 1767322445678, "tries": [{"ip": "127.0.0.1"}],
+			"route": {"id": "r", "name": "openai"}, "service": {"id": "s", "name": "llm"}, "workspace": "w", "workspace_name": "default",
+			"consumer": {"id": "c", "username": "acme", "custom_id": "cust-0001"}}`, &llm, 7},
+		"an LLM call without usage": {
+			`{"request": {"id": "8d40"}, "response": {"status": 200}, "source": "upstream", "started_at": 1767322445678}`,
+			&meter.LLM{UsageStatus: meter.UsageMissing}, 2,
+		},
+		"a request that no route took": {`{"request": {"id": "8d41", "method": "GET", "size": 80}, "response": {"status": 404, "size": 201},
+			"upstream_status": "", "source": "kong", "latencies": {"request": 0.5, "kong": 0, "proxy": -1}, "started_at": 1767322445678}`, nil, 2},
+		"an exchange of which next to nothing is known": {`{"started_at": 1767322445678}`, nil, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o, err := program.Observe(c.log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			o.LLM = c.llm
+			o.InferOutcome()
+			events := program.Events(o).Events
+			if len(events) != c.events {
+				t.Errorf("got %d events, want %d", len(events), c.events)
+			}
+			for i := range events {
+				e := &events[i]
+				e.Sequence, e.RecordedTime = "17", time.UnixMilli(1767322446000)
+				text := string(e.AppendStructured(nil))
+				if err := validateEvent(t, compiled, text); err != nil {
+					t.Errorf("%v\n%s", err, text)
+				}
+			}
+		})
 	}
 }
