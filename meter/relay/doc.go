@@ -1,0 +1,35 @@
+// Package relay moves records from a spool to Kafka.
+//
+// # Guarantees
+//
+// A record leaves the spool only after the brokers acknowledged it with
+// acks=all, or after it was moved, durably, to the spool's rejected bucket.
+// Delivery is at least once: when the process dies between the broker's
+// acknowledgement and the spool's, the next process publishes the same bytes
+// again. Everything but a poison record is retried for ever.
+//
+// Every record that Run takes from the spool ends in exactly one count of
+// [Stats]: published, dead-lettered or rejected.
+//
+// # Order
+//
+// Records with one key go to one partition (Murmur2, as the Java client does
+// it) and reach it in spool order: a partition has one request in flight, and
+// nothing later is sent to it before what is earlier was acknowledged or set
+// aside as poison. Three things break that: a request that timed out may still
+// be executed after its retry (Kafka knows duplicates only from idempotent
+// producers, which kafka-go is not), partitions that are added to the topic move
+// keys, and poison records go to another topic.
+//
+// One batch is in flight at a time. A partition or topic that cannot be written
+// therefore holds up the others, until it can be; nothing is skipped.
+//
+// # Poison
+//
+// A record that the brokers will never take (too large, invalid, an impossible
+// topic) goes to the dead-letter topic with the headers dead_letter_reason and
+// dead_letter_topic. Brokers refuse a whole batch when one record in it is at
+// fault: the batch is halved until the culprit is alone. Without a dead-letter
+// topic, or when that cannot take the record either, it stays in the spool's
+// rejected bucket, and the rest goes on.
+package relay
