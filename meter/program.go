@@ -162,7 +162,8 @@ func (p *Program) Observe(log string) (*Observation, error) {
 // Result is what a program made of an exchange.
 type Result struct {
 	Events         []Event // in the order of their ids
-	SubjectMissing bool    // no source named a customer: what follows is [OnMissing]'s to say
+	SubjectMissing bool    // no source named a customer
+	Dropped        bool    // and for that reason there are no events: [MissingDrop]
 
 	MeterErrors         int  // values that are not a finite number of at least zero: published nowhere
 	DimensionErrors     int  // dimensions that are objects: left out
@@ -180,6 +181,7 @@ func (p *Program) Events(o *Observation) Result {
 		r.SubjectMissing = true
 		subject = AnonymousSubject
 		if p.missing == MissingDrop {
+			r.Dropped = true
 			return r
 		}
 	}

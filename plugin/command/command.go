@@ -1,0 +1,72 @@
+// Package command holds the commands of the binary beside the plugin server itself: one file for each. They read flags,
+// call the packages that do the work, and print.
+package command
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+)
+
+// Usage lists the commands.
+const Usage = `Commands:
+  try       the whole path on this machine, with nothing installed: LLM and API calls become events on a Kafka topic
+  upstream  an upstream that replays LLM answers, for trying things out
+
+Each has -h with an example.
+`
+
+// errUsage is returned for flags that were explained to the user already.
+var errUsage = errors.New("usage")
+
+// Run runs the named command and returns the process's exit status: 0 for success, 1 for failure, 2 for wrong use.
+func Run(name string, args []string) int {
+	var err error
+	switch name {
+	case "try":
+		err = runTry(args, os.Stdout)
+	case "upstream":
+		err = runUpstream(args, os.Stdout)
+	case "help":
+		fmt.Print(Usage)
+	default:
+		fmt.Fprintf(os.Stderr, "kafka-metering: unknown command %q\n\n%s", name, Usage)
+		return 2
+	}
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.Is(err, errUsage):
+		return 2
+	case err != nil:
+		fmt.Fprintf(os.Stderr, "kafka-metering %s: %v\n", name, err)
+		return 1
+	}
+	return 0
+}
+
+// parse parses args for a command that takes flags alone. A wrong flag is explained on standard error.
+func parse(flags *flag.FlagSet, args []string, about string) error {
+	flags.Usage = func() {
+		fmt.Fprintf(flags.Output(), "%s\n\nFlags:\n", about)
+		flags.PrintDefaults()
+	}
+	for _, arg := range args {
+		if arg == "-h" || arg == "-help" || arg == "--help" {
+			flags.SetOutput(io.Writer(os.Stdout))
+			flags.Usage()
+			return flag.ErrHelp
+		}
+	}
+	if err := flags.Parse(args); err != nil {
+		return errUsage
+	}
+	if flags.NArg() > 0 {
+		fmt.Fprintf(flags.Output(), "unexpected argument %q\n\n", flags.Arg(0))
+		flags.Usage()
+		return errUsage
+	}
+	return nil
+}

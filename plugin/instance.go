@@ -1,0 +1,316 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"kafka-metering/meter"
+	"kafka-metering/meter/extract"
+	"kafka-metering/meter/relay"
+	"kafka-metering/schema"
+)
+
+// Formats of config.format.
+const (
+	formatStructured = "cloudevents_structured"
+	formatBinary     = "cloudevents_binary"
+)
+
+// handOverLimit bounds how long a front waits until an exchange is on disk. Kong runs at most 4096 timers at once in a
+// worker: a Log that does not return takes other plugins' events with it.
+const handOverLimit = 2 * time.Second
+
+// instance is one configuration at work: what to read, what to count, where to put it.
+type instance struct {
+	process    *process
+	program    *meter.Program
+	provider   string
+	binary     bool
+	dryRun     bool
+	topic      string
+	source     string
+	deadLetter bool // exchanges without a customer go to the dead-letter topic
+	sink       sink
+	sequence   *sequence
+	problems   string
+	nextReport atomic.Int64 // Unix milliseconds
+}
+
+// sink takes finished records: a pipeline's spool.
+type sink interface {
+	// Enqueue hands records over. When it returns nil, done is called once: with nil when all of them are durable.
+	Enqueue(records [][]byte, done func(error)) error
+}
+
+// newInstance compiles c and finds its pipeline. It always returns an instance that meters what it can; what it cannot
+// is in its problems.
+func (p *process) newInstance(c *Config) *instance {
+	in, problems := p.compile(c)
+	connection, shared, err := p.connection(c)
+	if err != nil {
+		problems = append(problems, err)
+	}
+	pipeline, err := p.pipeline(connection, shared, c.identity.Seq)
+	if err != nil {
+		problems = append(problems, err)
+	}
+	in.sink, in.sequence = pipeline, p.sequence(pipeline.dir, in.topic, in.source)
+	if err := errors.Join(problems...); err != nil {
+		text := fmt.Sprintf("kafka-metering: plugin %s: ", c.identity.PluginID) + strings.ReplaceAll(err.Error(), "\n", "; ")
+		in.problems = strings.ToValidUTF8(text[:min(len(text), 2048)], "")
+		p.ledger.configProblems.Add(len(problems))
+		p.log.Warn("the configuration has problems; what can be metered is", "problems", in.problems)
+	}
+	return in
+}
+
+// compile is newInstance without the connection.
+func (p *process) compile(c *Config) (*instance, []error) {
+	problems := slices.Clone(c.problems)
+	connection, _, _ := p.connection(c)
+	in := &instance{
+		process:    p,
+		provider:   c.LLM.Provider,
+		binary:     c.Format == formatBinary,
+		dryRun:     c.DryRun,
+		deadLetter: c.Subject.OnMissing == string(meter.MissingDeadLetter),
+		topic:      connection.Topic,
+		source:     "/kong/" + connection.ClusterName + "/" + p.node,
+	}
+	var err error
+	in.program, err = meter.Compile(meter.Settings{
+		Meters:         c.meters(),
+		SubjectSources: c.subjectSources(),
+		OnMissing:      meter.OnMissing(c.Subject.OnMissing),
+		Attributes:     c.attributes(),
+		Source:         in.source,
+		DataSchema:     schema.DataSchema,
+	})
+	if err != nil {
+		problems = append(problems, err)
+	}
+	return in, problems
+}
+
+// problemsDue returns the configuration's problems when it is time to report them again.
+func (in *instance) problemsDue(now time.Time) string {
+	if in.problems == "" {
+		return ""
+	}
+	due, ms := in.nextReport.Load(), now.UnixMilli()
+	if ms < due || !in.nextReport.CompareAndSwap(due, ms+reportInterval.Milliseconds()) {
+		return ""
+	}
+	return in.problems
+}
+
+// handle takes one exchange from a front to the spool and ends t. It returns when the events are on disk, or after
+// handOverLimit, when the spool ends t.
+func (in *instance) handle(x exchange, t *ticket) {
+	log, err := x.Serialize()
+	if err != nil {
+		t.end(placeSerialize)
+		return
+	}
+	o, err := in.program.Observe(string(log))
+	if err != nil {
+		t.end(placeBadLog)
+		return
+	}
+	if id := o.RequestID(); id != "" {
+		done, first := in.process.recent.claim(id)
+		if done == nil {
+			t.end(placeRepeated)
+			wait(first)
+			return
+		}
+		defer done()
+	}
+	o.InferOutcome()
+	in.readBody(o, x)
+	in.record(o, t)
+}
+
+// record evaluates the meters and hands the events to the spool.
+func (in *instance) record(o *meter.Observation, t *ticket) {
+	r := in.program.Events(o)
+	in.process.ledger.tally(&r)
+	switch {
+	case r.Dropped:
+		t.end(placeNoSubject)
+		return
+	case len(r.Events) == 0:
+		t.end(placeNoMeter)
+		return
+	case in.dryRun:
+		t.end(placeDryRun)
+		return
+	}
+	now := in.process.now()
+	if r.NoStartTime {
+		r.SetTime(now)
+	}
+	dead := ""
+	if r.SubjectMissing && in.deadLetter {
+		dead = "no subject"
+	}
+	first := in.sequence.take(len(r.Events))
+	records := make([][]byte, len(r.Events))
+	for i := range r.Events {
+		e := &r.Events[i]
+		e.Sequence, e.RecordedTime = in.sequence.format(first+uint64(i)), now
+		record := newRecord(e, in.topic, in.binary)
+		record.Dead = dead
+		records[i] = record.AppendTo(nil)
+	}
+	settled := make(chan struct{})
+	err := in.sink.Enqueue(records, func(err error) {
+		t.end(placeOf(err))
+		close(settled)
+	})
+	if err != nil {
+		t.end(placeOf(err))
+		return
+	}
+	if !wait(settled) {
+		in.process.ledger.handOversLate.Inc()
+	}
+}
+
+// wait waits for done at most handOverLimit; a nil done is done.
+func wait(done <-chan struct{}) bool {
+	if done == nil {
+		return true
+	}
+	limit := time.NewTimer(handOverLimit)
+	defer limit.Stop()
+	select {
+	case <-done:
+		return true
+	case <-limit.C:
+		return false
+	}
+}
+
+// readBody sets o's LLM, Body and Capture from the best that is there: the body where Kong has buffered one, else
+// Kong's own AI statistics.
+func (in *instance) readBody(o *meter.Observation, x exchange) {
+	o.Capture.Mode = meter.CaptureNone
+	if !in.program.ReadsLLM() && !in.program.ReadsBody() {
+		return
+	}
+	response := extract.Response{
+		Method: o.Method(), Host: o.ServiceHost(), Path: o.UpstreamPath(), Status: o.Status(),
+		ContentType: o.ContentType(), ContentEncoding: o.ContentEncoding(), Provider: in.provider,
+	}
+	if o.Buffered() && extract.Readable(response.ContentType) && (in.program.ReadsBody() || response.Method == "POST") {
+		body, err := x.Body()
+		if err != nil {
+			in.process.ledger.bodiesUnread.Inc()
+		} else {
+			response.Body, response.Seen, response.Complete = body, true, true
+			o.Capture = meter.Capture{Mode: meter.CaptureBuffered, Complete: true}
+		}
+	}
+	if in.program.ReadsBody() && response.Seen {
+		o.Body = extract.JSONBody(&response)
+	}
+	if !in.program.ReadsLLM() || o.Outcome == meter.OutcomeRejected {
+		return // a call that Kong answered itself never reached a model
+	}
+	llm, err := extract.Extract(&response)
+	result := extractionResult(err)
+	if err != nil && o.AI() != "" {
+		if statistics, ok := extract.FromAIProxy([]byte(o.AI())); ok {
+			llm, result, err = statistics, extractionAIProxy, nil
+		}
+	}
+	in.process.ledger.extractions[result].Inc()
+	if !errors.Is(err, extract.ErrNotLLM) {
+		o.LLM = &llm
+	}
+}
+
+// meters returns the presets that are on and the declared meters.
+func (c *Config) meters() []meter.Meter {
+	var all []meter.Meter
+	if c.MeterAPIRequests {
+		all = append(all, meter.APIRequests())
+	}
+	if c.MeterAITokenUsage {
+		all = append(all, meter.AITokenUsage())
+	}
+	if c.MeterAICalls {
+		all = append(all, meter.AICalls())
+	}
+	for _, m := range c.Meters {
+		all = append(all, meter.Meter{
+			Slug: m.Slug, EventType: m.EventType, Aggregation: meter.Aggregation(m.Aggregation), Filter: m.Filter,
+			Value: m.Value, ValueProperty: m.ValueProperty, GroupBy: m.GroupBy, ForEach: m.ForEach,
+		})
+	}
+	return all
+}
+
+func (c *Config) subjectSources() []meter.SubjectSource {
+	sources := make([]meter.SubjectSource, len(c.Subject.Sources))
+	for i, s := range c.Subject.Sources {
+		sources[i] = meter.SubjectSource(s)
+	}
+	return sources
+}
+
+func (c *Config) attributes() []meter.Attribute {
+	attributes := make([]meter.Attribute, len(c.Attributes))
+	for i, a := range c.Attributes {
+		attributes[i] = meter.Attribute(a)
+	}
+	return attributes
+}
+
+// newRecord puts e into a Kafka record after CloudEvents' Kafka protocol binding: the whole event as the value
+// (structured mode, with its attributes as headers beside it), or its data alone (binary mode).
+func newRecord(e *meter.Event, topic string, binary bool) relay.Record {
+	record := relay.Record{Topic: topic, Key: []byte(e.Subject)}
+	contentType := "application/cloudevents+json; charset=UTF-8"
+	if binary {
+		contentType = "application/json"
+		record.Value = e.Data
+	} else {
+		record.Value = e.AppendStructured(make([]byte, 0, len(e.Data)+640))
+	}
+	record.Headers = make([]relay.Header, 1, 16)
+	record.Headers[0] = relay.Header{Key: "content-type", Value: []byte(contentType)}
+	for name, value := range e.Attributes {
+		if name != "datacontenttype" { // content-type says it
+			record.Headers = append(record.Headers, relay.Header{Key: "ce_" + name, Value: []byte(value)})
+		}
+	}
+	return record
+}
+
+// extractionResult is the place of an extraction in the ledger.
+func extractionResult(err error) extraction {
+	switch {
+	case err == nil:
+		return extractionOK
+	case errors.Is(err, extract.ErrNotLLM):
+		return extractionNotLLM
+	case errors.Is(err, extract.ErrNoUsage):
+		return extractionNoUsage
+	case errors.Is(err, extract.ErrNoBody):
+		return extractionNoBody
+	case errors.Is(err, extract.ErrTruncated):
+		return extractionTruncated
+	case errors.Is(err, extract.ErrTooLarge):
+		return extractionTooLarge
+	case errors.Is(err, extract.ErrEncoding):
+		return extractionEncoding
+	default:
+		return extractionUnparsable
+	}
+}

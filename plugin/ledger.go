@@ -1,0 +1,155 @@
+package main
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"github.com/VictoriaMetrics/metrics"
+
+	"kafka-metering/meter"
+)
+
+// place is where an exchange ends. Each exchange ends in exactly one, so that
+// observed = spooled + skipped + dropped + failed holds at every quiet moment.
+type place struct{ outcome, reason string }
+
+// The places.
+var (
+	placeSpooled = place{"spooled", ""} // its events are on disk
+
+	placeNoMeter   = place{"skipped", "no_meter"}   // no meter applies
+	placeNoSubject = place{"skipped", "no_subject"} // no customer, and the configuration says drop
+	placeDryRun    = place{"skipped", "dry_run"}
+	placeRepeated  = place{"skipped", "repeated"} // Kong handed the same exchange over again
+
+	placeSpoolFull = place{"dropped", "spool_full"} // queue.max_bytes reached
+	placeBusy      = place{"dropped", "busy"}       // the disk does not keep up
+	placeStopping  = place{"dropped", "stopping"}   // the process is on its way out
+
+	placeDisk      = place{"failed", "disk"}      // the spool could not be written
+	placeSerialize = place{"failed", "serialize"} // Kong gave no log
+	placeBadLog    = place{"failed", "bad_log"}   // Kong's log is not a JSON object
+	placePanic     = place{"failed", "panic"}     // a defect of ours
+)
+
+var places = [...]place{
+	placeSpooled, placeNoMeter, placeNoSubject, placeDryRun, placeRepeated, placeSpoolFull, placeBusy, placeStopping,
+	placeDisk, placeSerialize, placeBadLog, placePanic,
+}
+
+// extraction is how reading the usage of an exchange ended. Each exchange that may be an LLM call ends in exactly one.
+type extraction string
+
+// The extractions.
+const (
+	extractionOK         extraction = "ok"
+	extractionAIProxy    extraction = "ai_proxy" // Kong's statistics instead of the body
+	extractionNotLLM     extraction = "not_llm"
+	extractionNoUsage    extraction = "no_usage"
+	extractionNoBody     extraction = "no_body"
+	extractionUnparsable extraction = "unparsable"
+	extractionTruncated  extraction = "truncated"
+	extractionTooLarge   extraction = "too_large"
+	extractionEncoding   extraction = "encoding"
+)
+
+var extractions = [...]extraction{
+	extractionOK, extractionAIProxy, extractionNotLLM, extractionNoUsage, extractionNoBody, extractionUnparsable,
+	extractionTruncated, extractionTooLarge, extractionEncoding,
+}
+
+// ledger counts exchanges, and what happened to them on the way.
+type ledger struct {
+	set         *metrics.Set
+	observed    *metrics.Counter
+	ends        map[place]*metrics.Counter
+	extractions map[extraction]*metrics.Counter
+
+	bodiesUnread        *metrics.Counter // Kong said that it had buffered a body, and could not give it
+	handOversLate       *metrics.Counter // the front did not wait until its exchange was on disk
+	configProblems      *metrics.Counter
+	valuesInvalid       *metrics.Counter
+	dimensionsInvalid   *metrics.Counter
+	dimensionsTruncated *metrics.Counter
+	withoutRequestID    *metrics.Counter
+	withoutStartTime    *metrics.Counter
+	withoutSubject      *metrics.Counter
+	usagesInconsistent  *metrics.Counter
+}
+
+func newLedger() *ledger {
+	set := metrics.NewSet()
+	l := &ledger{
+		set:         set,
+		observed:    set.NewCounter("kong_meter_exchanges_observed_total"),
+		ends:        map[place]*metrics.Counter{},
+		extractions: map[extraction]*metrics.Counter{},
+
+		bodiesUnread:        set.NewCounter("kong_meter_bodies_unread_total"),
+		handOversLate:       set.NewCounter("kong_meter_handovers_late_total"),
+		configProblems:      set.NewCounter("kong_meter_config_problems_total"),
+		valuesInvalid:       set.NewCounter("kong_meter_values_invalid_total"),
+		dimensionsInvalid:   set.NewCounter("kong_meter_dimensions_invalid_total"),
+		dimensionsTruncated: set.NewCounter("kong_meter_dimensions_truncated_total"),
+		withoutRequestID:    set.NewCounter("kong_meter_exchanges_without_request_id_total"),
+		withoutStartTime:    set.NewCounter("kong_meter_exchanges_without_start_time_total"),
+		withoutSubject:      set.NewCounter("kong_meter_exchanges_without_subject_total"),
+		usagesInconsistent:  set.NewCounter("kong_meter_usages_inconsistent_total"),
+	}
+	for _, p := range places {
+		l.ends[p] = set.NewCounter(fmt.Sprintf("kong_meter_exchanges_total{outcome=%q,reason=%q}", p.outcome, p.reason))
+	}
+	for _, e := range extractions {
+		l.extractions[e] = set.NewCounter(fmt.Sprintf("kong_meter_extractions_total{result=%q}", e))
+	}
+	set.NewGauge("kong_meter_exchanges_under_way", func() float64 { return float64(l.balance()) })
+	return l
+}
+
+// tally counts what the meters reported beside their events.
+func (l *ledger) tally(r *meter.Result) {
+	l.valuesInvalid.Add(r.MeterErrors)
+	l.dimensionsInvalid.Add(r.DimensionErrors)
+	l.dimensionsTruncated.Add(r.DimensionsTruncated)
+	for _, note := range [...]struct {
+		happened bool
+		counter  *metrics.Counter
+	}{
+		{r.NoRequestID, l.withoutRequestID},
+		{r.NoStartTime, l.withoutStartTime},
+		{r.SubjectMissing, l.withoutSubject},
+		{r.UsageInconsistent, l.usagesInconsistent},
+	} {
+		if note.happened {
+			note.counter.Inc()
+		}
+	}
+}
+
+// ticket is one exchange's place in the ledger. It ends once, whoever comes first: the handler, or the spool that
+// finishes after the handler gave up waiting.
+type ticket struct {
+	ledger *ledger
+	ended  atomic.Bool
+}
+
+// open counts an exchange as observed.
+func (l *ledger) open() *ticket {
+	l.observed.Inc()
+	return &ticket{ledger: l}
+}
+
+func (t *ticket) end(p place) {
+	if t.ended.CompareAndSwap(false, true) {
+		t.ledger.ends[p].Inc()
+	}
+}
+
+// balance returns observed minus the sum of all ends: the exchanges that are under way, 0 at every quiet moment.
+func (l *ledger) balance() int64 {
+	var ended uint64
+	for _, c := range l.ends {
+		ended += c.Get()
+	}
+	return int64(l.observed.Get()) - int64(ended)
+}

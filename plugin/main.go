@@ -1,0 +1,125 @@
+// Kafka-metering is a Kong plugin server that meters API requests and LLM tokens and publishes the events to Kafka.
+//
+// Kong starts it as it starts every external plugin, and it is its own tool box: `kafka-metering try` shows the whole
+// path on one machine. The plugin's name is the name of the executable's file, which must be kafka-metering.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/Kong/go-pdk/server"
+
+	"kafka-metering/plugin/command"
+	"kafka-metering/schema"
+)
+
+const (
+	pluginName = "kafka-metering"
+	version    = "0.1.0"
+	// priority orders this plugin's Log among Kong's log plugins: after those that add to the serialized log.
+	priority = 5
+	// drainLimit bounds how long a stop waits for Kafka. Kong itself kills the process 20 ms after SIGTERM; nothing
+	// depends on the drain, because what is in the spool is published by the next process.
+	drainLimit = 10 * time.Second
+)
+
+const usage = `kafka-metering: Kong plugin server that publishes metering events to Kafka
+
+As Kong runs it (kong.conf):
+  pluginserver_names = kafka-metering
+  pluginserver_kafka_metering_start_cmd = /usr/local/bin/kafka-metering -kong-prefix /usr/local/kong
+  pluginserver_kafka_metering_query_cmd = /usr/local/bin/kafka-metering -kong-prefix /usr/local/kong -dump
+
+Flags:
+`
+
+func main() {
+	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
+		os.Exit(command.Run(os.Args[1], os.Args[2:]))
+	}
+	// Kong's worker may be gone before this process: a log line into its closed pipe must not end the drain.
+	signal.Ignore(syscall.SIGPIPE)
+	if err := serve(); err != nil {
+		fmt.Fprintln(os.Stderr, "kafka-metering:", err)
+		os.Exit(1)
+	}
+}
+
+// serve runs the plugin server, or prints what Kong asks of it. The flags kong-prefix, dump and help are go-pdk's.
+func serve() error {
+	var (
+		config   = flag.String("config", "", "YAML `file` with the connection to Kafka, for plugins that name no bootstrap_servers")
+		spoolDir = flag.String("spool-dir", "", "`directory` for events that Kafka has not acknowledged (default: "+pluginName+".spool in the Kong prefix)")
+		buffered = flag.Bool("buffered", false, "with -dump: have Kong buffer responses, so that their bodies can be metered; streams then arrive whole, and gRPC breaks")
+		listen   = flag.String("metrics", "", "`address` for Prometheus metrics at /metrics, such as 127.0.0.1:9542 (default: none)")
+	)
+	flag.Usage = func() {
+		fmt.Fprint(flag.CommandLine.Output(), usage)
+		flag.PrintDefaults()
+		fmt.Fprint(flag.CommandLine.Output(), "\n"+command.Usage)
+	}
+	flag.Parse()
+	if flag.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q: commands come first, flags after them", flag.Arg(0))
+	}
+	prefix := flag.Lookup("kong-prefix").Value.String()
+	if flag.Lookup("dump").Value.String() == "true" {
+		return dump(prefix, *buffered)
+	}
+	p := newProcess(prefix, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	if *config != "" {
+		p.readFile(*config)
+	}
+	if *spoolDir != "" {
+		p.spoolDir = *spoolDir
+	}
+	if *listen != "" {
+		if err := p.serveMetrics(*listen); err != nil {
+			p.log.Error("serve metrics; metering goes on without", "error", err)
+		}
+	}
+	p.resume()
+	go p.drainOnSignal()
+	return server.StartServer(func() any { return newConfig(p) }, version, priority)
+}
+
+// dump prints what Kong's query_cmd reads: nothing else may be on standard output.
+func dump(prefix string, buffered bool) error {
+	executable, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find the executable's name, which is the plugin's: %w", err)
+	}
+	name := filepath.Base(executable)
+	phases := []string{"log"}
+	if buffered {
+		phases = []string{"response", "log"}
+	}
+	document, err := schema.Dump(name, version, priority, phases, filepath.Join(prefix, name+".socket"))
+	if err != nil {
+		return err
+	}
+	_, err = os.Stdout.Write(append(document, '\n'))
+	return err
+}
+
+// drainOnSignal publishes what it can when Kong stops the process, and exits.
+func (p *process) drainOnSignal() {
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
+	<-stop
+	ctx, cancel := context.WithTimeout(context.Background(), drainLimit)
+	defer cancel()
+	if err := p.close(ctx); err != nil {
+		p.log.Warn("stop; the next process publishes what is left in the spool", "error", err)
+	}
+	os.Exit(0)
+}

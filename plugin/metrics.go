@@ -1,0 +1,85 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"kafka-metering/meter/relay"
+	"kafka-metering/meter/spool"
+)
+
+// registerMetrics offers, beside the ledger's exchanges, where records are. For each pipeline of this process
+// adopted + appended = published + dead-lettered + rejected + evicted + set aside + pending holds at every quiet moment.
+func (p *process) registerMetrics() {
+	gauge := func(name string, value func(spool.Stats, relay.Stats) int64) {
+		p.ledger.set.NewGauge(name, func() float64 {
+			var sum int64
+			for _, l := range p.running() {
+				sum += value(l.stats())
+			}
+			return float64(sum)
+		})
+	}
+	record := func(outcome string, value func(spool.Stats, relay.Stats) int64) {
+		gauge(fmt.Sprintf("kong_meter_records_total{outcome=%q}", outcome), value)
+	}
+	record("spooled", func(s spool.Stats, _ relay.Stats) int64 { return s.Appended + s.Adopted })
+	record("published", func(_ spool.Stats, r relay.Stats) int64 { return r.Published })
+	record("dead_lettered", func(_ spool.Stats, r relay.Stats) int64 { return r.DeadLettered })
+	record("rejected", func(s spool.Stats, _ relay.Stats) int64 { return s.Rejected })
+	record("evicted", func(s spool.Stats, _ relay.Stats) int64 { return s.Evicted })
+	record("set_aside", func(s spool.Stats, _ relay.Stats) int64 { return s.SetAside })
+	gauge("kong_meter_spool_pending_records", func(s spool.Stats, _ relay.Stats) int64 { return s.Pending })
+	gauge("kong_meter_spool_pending_bytes", func(s spool.Stats, _ relay.Stats) int64 { return s.PendingBytes })
+	gauge("kong_meter_spool_rejected_bytes", func(s spool.Stats, _ relay.Stats) int64 { return s.RejectedBytes })
+	gauge("kong_meter_relay_retries_total", func(_ spool.Stats, r relay.Stats) int64 { return r.Retried })
+	gauge("kong_meter_relay_failures_consecutive", func(_ spool.Stats, r relay.Stats) int64 { return r.ConsecutiveFailures })
+	p.ledger.set.NewGauge("kong_meter_spools_orphaned", func() float64 { return float64(len(p.orphans())) })
+}
+
+// running returns the pipelines of the process.
+func (p *process) running() []*pipeline {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := make([]*pipeline, 0, len(p.pipelines))
+	for _, l := range p.pipelines {
+		all = append(all, l)
+	}
+	return all
+}
+
+// stats returns zeros for what does not run.
+func (l *pipeline) stats() (s spool.Stats, r relay.Stats) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.spool != nil {
+		s = l.spool.Stats()
+	}
+	if l.relay != nil {
+		r = l.relay.Stats()
+	}
+	return s, r
+}
+
+// serveMetrics offers all metrics in Prometheus' text format.
+func (p *process) serveMetrics(address string) error {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("listen on -metrics %q: %w", address, err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		p.ledger.set.WritePrometheus(w)
+	})
+	go func() {
+		s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+		if err := s.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			p.log.Error("serve metrics", "error", err)
+		}
+	}()
+	return nil
+}

@@ -1,0 +1,284 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"kafka-metering/meter/relay"
+	"kafka-metering/meter/spool"
+)
+
+// adoptInterval is how often a pipeline looks for spool files of processes that are gone: after kong reload the old
+// process lives on for a while beside this one.
+const adoptInterval = 10 * time.Second
+
+// pipeline is the way of finished records to one Kafka cluster: a spool on disk and a relay that empties it. It lives
+// as long as the process.
+type pipeline struct {
+	dir string
+	p   *process
+
+	mu       sync.Mutex
+	seq      int // of the instance whose settings are in force
+	queue    Queue
+	settings relay.Settings
+	spool    *spool.Spool // nil while it cannot be opened
+	relay    *relay.Relay // nil while its settings cannot be used
+	tried    time.Time    // when opening was last tried
+	stop     context.CancelFunc
+	running  sync.WaitGroup
+}
+
+func newPipeline(p *process, dir string) *pipeline {
+	return &pipeline{dir: dir, p: p, seq: -1}
+}
+
+// configure puts the settings of an instance in force, unless those of a newer one are, and starts what does not run.
+func (l *pipeline) configure(c Connection, seq int) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if seq < l.seq {
+		return nil
+	}
+	settings, err := c.relaySettings()
+	settings.Logger = l.p.log
+	l.seq, l.settings, l.queue = seq, settings, c.Queue
+	if l.relay != nil {
+		return errors.Join(err, l.relay.Update(settings))
+	}
+	return errors.Join(err, l.open())
+}
+
+// open opens the spool and starts the relay, as far as they are not. The caller holds mu.
+func (l *pipeline) open() error {
+	l.tried = l.p.now()
+	ctx := context.Background()
+	if l.spool == nil {
+		whenFull := spool.DropNewest
+		if l.queue.WhenFull == "drop_oldest" {
+			whenFull = spool.DropOldest
+		}
+		s, err := spool.Open(l.dir, spool.Options{MaxBytes: int64(l.queue.MaxBytes), WhenFull: whenFull})
+		if err != nil {
+			return fmt.Errorf("events cannot be kept and are lost until this is mended: %w", err)
+		}
+		l.spool = s
+		ctx, l.stop = context.WithCancel(ctx)
+		l.running.Go(func() { l.adopt(ctx, s) })
+	}
+	if len(l.settings.Brokers) == 0 {
+		return nil // reported where the connection is looked up
+	}
+	r, err := relay.New(l.settings, l.spool)
+	if err != nil {
+		return err
+	}
+	l.relay = r
+	running, cancel := context.WithCancel(ctx)
+	stop := l.stop
+	l.stop = func() { cancel(); stop() }
+	l.running.Go(func() {
+		if err := r.Run(running); err != nil && running.Err() == nil {
+			l.p.log.Error("publishing has stopped; events stay in the spool", "error", err)
+		}
+	})
+	return nil
+}
+
+// adopt takes over what processes that are gone have left, until ctx ends.
+func (l *pipeline) adopt(ctx context.Context, s *spool.Spool) {
+	tick := time.NewTicker(adoptInterval)
+	defer tick.Stop()
+	for {
+		if records, err := s.Adopt(); err != nil {
+			l.p.log.Warn("adopt the spool of a process that is gone", "error", err)
+		} else if records > 0 {
+			l.p.log.Info("publishing what an earlier process left in its spool", "records", records)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// Enqueue hands records to the spool.
+func (l *pipeline) Enqueue(records [][]byte, done func(error)) error {
+	l.mu.Lock()
+	s := l.spool
+	if s == nil && l.p.now().Sub(l.tried) > time.Second {
+		if err := l.open(); err != nil {
+			l.p.log.Error("open the spool", "error", err)
+		}
+		s = l.spool
+	}
+	l.mu.Unlock()
+	if s == nil {
+		return errNoSpool
+	}
+	return s.Enqueue(records, done)
+}
+
+// errNoSpool says that the spool could not be opened.
+var errNoSpool = errors.New("there is no spool")
+
+// placeOf is where an exchange ends whose records the spool answered for with err.
+func placeOf(err error) place {
+	switch {
+	case err == nil:
+		return placeSpooled
+	case errors.Is(err, spool.ErrFull), errors.Is(err, spool.ErrTooLarge):
+		return placeSpoolFull
+	case errors.Is(err, spool.ErrBusy):
+		return placeBusy
+	case errors.Is(err, spool.ErrClosed):
+		return placeStopping
+	default:
+		return placeDisk
+	}
+}
+
+// close publishes what it can until ctx ends, and closes the spool.
+func (l *pipeline) close(ctx context.Context) error {
+	l.mu.Lock()
+	s, r, stop := l.spool, l.relay, l.stop
+	l.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	var err error
+	if r != nil {
+		err = r.Drain(ctx)
+	}
+	stop()
+	l.running.Wait()
+	return errors.Join(err, s.Close())
+}
+
+// close drains all pipelines side by side.
+func (p *process) close(ctx context.Context) error {
+	running := p.running()
+	errs := make([]error, len(running))
+	var wg sync.WaitGroup
+	for i, l := range running {
+		wg.Go(func() { errs[i] = l.close(ctx) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// resume starts the pipeline of the process's own connection, whose spool an earlier process may have left: the others
+// start with the first event of their instance.
+func (p *process) resume() {
+	if len(p.file.BootstrapServers) == 0 {
+		return
+	}
+	connection, _, _ := p.connection(&Config{})
+	if _, err := p.pipeline(connection, true, 0); err != nil {
+		p.log.Error("resume", "error", err)
+	}
+}
+
+// key names a connection's spool directory. Instances with the same brokers and user share it; a changed password or
+// limit keeps it.
+func (c Connection) key(shared bool) string {
+	if shared {
+		return "process"
+	}
+	brokers := make([]string, len(c.BootstrapServers))
+	for i, b := range c.BootstrapServers {
+		brokers[i] = net.JoinHostPort(b.Host, strconv.Itoa(b.Port))
+	}
+	slices.Sort(brokers)
+	sum := sha256.Sum256([]byte(strings.Join(append(brokers, c.Authentication.User), "\x00")))
+	readable := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '.' || r == '-' {
+			return r
+		}
+		return '-'
+	}, strings.ToLower(brokers[0]))
+	return readable[:min(len(readable), 64)] + "-" + hex.EncodeToString(sum[:4])
+}
+
+// relaySettings converts c. On an error what can be used is.
+func (c Connection) relaySettings() (relay.Settings, error) {
+	s := relay.Settings{
+		Timeout:         time.Duration(c.Timeout) * time.Millisecond,
+		Keepalive:       time.Duration(c.Keepalive) * time.Millisecond,
+		Compression:     c.ProducerCompression,
+		MaxBatchRecords: c.Queue.MaxBatchSize,
+		MaxBatchBytes:   c.ProducerRequestLimitsBytesPerRequest,
+		Linger:          time.Duration(c.Queue.MaxCoalescingDelay * float64(time.Second)),
+		MaxRetryDelay:   time.Duration(c.Queue.MaxRetryDelay * float64(time.Second)),
+		DeadLetterTopic: c.DeadLetterTopic,
+		ClientID:        pluginName,
+	}
+	for _, b := range c.BootstrapServers {
+		s.Brokers = append(s.Brokers, net.JoinHostPort(b.Host, strconv.Itoa(cmp.Or(b.Port, 9092))))
+	}
+	if c.Authentication.Strategy == "sasl" {
+		s.Mechanism, s.User, s.Password = c.Authentication.Mechanism, c.Authentication.User, c.Authentication.Password
+	}
+	var err error
+	if c.Security.SSL {
+		s.TLS, err = c.Security.tlsConfig()
+	}
+	return s, err
+}
+
+// tlsConfig converts s. A certificate that cannot be read leaves the stricter setting: the system's authorities.
+func (s Security) tlsConfig() (*tls.Config, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: !s.SSLVerify} //nolint:gosec // the administrator's choice, default true
+	var errs []error
+	if s.CACertificate != "" {
+		pool := x509.NewCertPool()
+		if pool.AppendCertsFromPEM([]byte(s.CACertificate)) {
+			config.RootCAs = pool
+		} else {
+			errs = append(errs, errors.New("security.ca_certificate: holds no certificate in PEM form"))
+		}
+	}
+	if s.ClientCertificate != "" {
+		pair, err := tls.X509KeyPair([]byte(s.ClientCertificate), []byte(s.ClientKey))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("security.client_certificate and client_key: %w", err))
+		} else {
+			config.Certificates = []tls.Certificate{pair}
+		}
+	}
+	return config, errors.Join(errs...)
+}
+
+// orphans returns the spool directories that no pipeline of this process serves: their connection is no longer
+// configured, or has had no event yet.
+func (p *process) orphans() []string {
+	entries, err := os.ReadDir(p.spoolDir)
+	if err != nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var dirs []string
+	for _, e := range entries {
+		files, _ := filepath.Glob(filepath.Join(p.spoolDir, e.Name(), "*.spool"))
+		if e.IsDir() && p.pipelines[e.Name()] == nil && len(files) > 0 {
+			dirs = append(dirs, e.Name())
+		}
+	}
+	return dirs
+}

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Defaults of what neither an instance nor the process's file gives.
+const (
+	defaultTopic       = "kong.metering"
+	defaultClusterName = "default"
+)
+
+// process is the state of the plugin server. All of it belongs to the process and none to an instance, because Kong
+// starts and drops instances as it likes.
+type process struct {
+	ledger   *ledger
+	recent   *recent
+	log      *slog.Logger
+	now      func() time.Time
+	started  time.Time
+	node     string
+	spoolDir string
+	file     processFile
+
+	problems []error // of the file: every instance that uses it reports them
+
+	mu        sync.Mutex
+	pipelines map[string]*pipeline
+	sequences map[string]*sequence
+	panics    atomic.Int64
+}
+
+// processFile is the YAML file of the flag -config: the connection, with the names of the plugin's configuration, and
+// what only a process has.
+type processFile struct {
+	Connection
+
+	Node     string `json:"node"`      // the node's name in the events' source; default: the host name
+	SpoolDir string `json:"spool_dir"` // default: kafka-metering.spool in Kong's prefix
+}
+
+// newProcess returns the state of a plugin server that keeps its spools below prefix.
+func newProcess(prefix string, log *slog.Logger) *process {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "unknown"
+	}
+	p := &process{
+		ledger: newLedger(), recent: newRecent(), log: log, now: time.Now, started: time.Now(),
+		node:      host,
+		spoolDir:  filepath.Join(prefix, pluginName+".spool"),
+		file:      processFile{Connection: defaultConnection()},
+		pipelines: map[string]*pipeline{}, sequences: map[string]*sequence{},
+	}
+	p.registerMetrics()
+	return p
+}
+
+// readFile reads the file of the flag -config. What is wrong in it does not stop the process, whose exchanges would be
+// lost: it becomes a problem that the plugin reports.
+func (p *process) readFile(path string) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		p.problems = append(p.problems, fmt.Errorf("-config: %w", err))
+		return
+	}
+	var tree map[string]any
+	if err := yaml.Unmarshal(data, &tree); err != nil {
+		p.problems = append(p.problems, fmt.Errorf("-config %s: %w", path, err))
+		return
+	}
+	fields := map[string]json.RawMessage{}
+	for name, value := range tree {
+		raw, err := json.Marshal(value)
+		if err != nil {
+			p.problems = append(p.problems, fmt.Errorf("-config %s: %s: %w", path, name, err))
+			continue
+		}
+		fields[name] = raw
+	}
+	for _, err := range decodeFields(reflect.ValueOf(&p.file).Elem(), fields) {
+		p.problems = append(p.problems, fmt.Errorf("-config %s: %w", path, err))
+	}
+	for name := range fields {
+		p.problems = append(p.problems, fmt.Errorf("-config %s: unknown field %q", path, name))
+	}
+	p.node = cmp.Or(p.file.Node, p.node)
+	p.spoolDir = cmp.Or(p.file.SpoolDir, p.spoolDir)
+}
+
+// connection returns the connection that c uses: its own where it names brokers, else the process's, whose topic and
+// cluster name it may replace. shared tells which.
+func (p *process) connection(c *Config) (_ Connection, shared bool, _ error) {
+	connection := c.Connection
+	if len(connection.BootstrapServers) == 0 {
+		shared = true
+		connection = p.file.Connection
+	}
+	connection.Topic = cmp.Or(c.Topic, p.file.Topic, defaultTopic)
+	connection.ClusterName = cmp.Or(c.ClusterName, p.file.ClusterName, defaultClusterName)
+	connection.DeadLetterTopic = cmp.Or(c.DeadLetterTopic, p.file.DeadLetterTopic)
+	if !shared {
+		return connection, false, nil
+	}
+	errs := slices.Clone(p.problems)
+	if len(connection.BootstrapServers) == 0 {
+		errs = append(errs, errors.New("bootstrap_servers: neither the plugin nor the process (-config in Kong's start_cmd) names a Kafka broker: events are kept in the spool"))
+	}
+	return connection, true, errors.Join(errs...)
+}
+
+// pipeline returns the pipeline of a connection, which it starts when it is new. Of several instances with one
+// connection the one with the highest sequence number, the newest, decides its settings. The pipeline is never nil.
+func (p *process) pipeline(connection Connection, shared bool, seq int) (*pipeline, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	key := connection.key(shared)
+	running := p.pipelines[key]
+	if running == nil {
+		running = newPipeline(p, filepath.Join(p.spoolDir, key))
+		p.pipelines[key] = running
+	}
+	return running, running.configure(connection, seq)
+}
+
+// sequence returns the counter of the events that one source sends to one topic through one pipeline.
+func (p *process) sequence(pipeline, topic, source string) *sequence {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	key := pipeline + "\x00" + topic + "\x00" + source
+	if p.sequences[key] == nil {
+		p.sequences[key] = &sequence{prefix: strconv.FormatInt(p.started.UnixMilli(), 10) + "-"}
+	}
+	return p.sequences[key]
+}
+
+// sequence numbers events: contiguous for one source, topic and process start, so that a gap is a lost event. Text order
+// is numeric order.
+type sequence struct {
+	prefix string
+	last   atomic.Uint64
+}
+
+// take takes n numbers and returns the first.
+func (s *sequence) take(n int) uint64 { return s.last.Add(uint64(n)) - uint64(n) + 1 }
+
+func (s *sequence) format(number uint64) string {
+	const digits = 12
+	text := strconv.FormatUint(number, 10)
+	return s.prefix + strings.Repeat("0", max(0, digits-len(text))) + text
+}
+
+// reportPanic logs a recovered panic, the first few in full: a panic for each exchange must not fill Kong's log.
+func (p *process) reportPanic(cause any) {
+	const inFull = 10
+	if p.panics.Add(1) <= inFull {
+		p.log.Error("panic while metering an exchange; please report this", "cause", cause, "stack", string(bytes.TrimSpace(debug.Stack())))
+	}
+}
