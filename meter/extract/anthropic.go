@@ -70,9 +70,11 @@ func readAnthropic(c *collector) {
 	}
 }
 
-// endsAnthropic knows a stream's last event, message_stop.
+// endsAnthropic knows a stream's last event, {"type":"message_stop"}.
 func endsAnthropic(c *collector, data []byte) bool {
-	return bytes.Contains(data, []byte(`"message_stop"`)) && c.scan(data) == nil && is(c.values[slotType], "message_stop")
+	const start = len(`{ "type": "message_stop"`)
+	return bytes.Contains(data[:min(len(data), start)], []byte("message_stop")) && c.scan(data) == nil &&
+		is(c.values[slotType], "message_stop")
 }
 
 // settleAnthropic includes the cached tokens in the input, as OpenTelemetry asks for this provider.

@@ -43,8 +43,9 @@ type collector struct {
 	tail    [2][]byte
 	tailLen int
 
-	scanner scanner
-	values  [maxSlots][]byte
+	scanner  scanner
+	values   [maxSlots][]byte
+	modality [2][]byte // for Gemini's lists
 }
 
 type kind uint8
@@ -197,16 +198,21 @@ func (c *collector) loseEvent() {
 	}
 }
 
-// mentions reports whether data may declare what stands under the quoted key: whether it is there at all, and not always
-// null, as it is in nearly every chunk of an OpenAI stream.
+// mentions reports whether data may declare what stands under key: whether the key is there at all, and not always null,
+// as it is in nearly every chunk of an OpenAI stream. It may be wrong about a yes, never about a no.
 func mentions(data []byte, key string) bool {
-	for {
-		i := bytes.Index(data, []byte(key))
+	for from := 0; ; {
+		// Without its opening quote, since quotes are frequent and the search looks for the first byte.
+		i := bytes.Index(data[from:], []byte(key[1:]))
 		if i < 0 {
 			return false
 		}
-		data = data[i+len(key):]
-		rest, colon := bytes.CutPrefix(data, []byte(":"))
+		i += from
+		from = i + len(key) - 1
+		if i == 0 || data[i-1] != '"' {
+			continue
+		}
+		rest, colon := bytes.CutPrefix(data[from:], []byte(":"))
 		if !colon || !bytes.HasPrefix(bytes.TrimPrefix(rest, []byte(" ")), []byte("null")) {
 			return true
 		}

@@ -56,20 +56,20 @@ func readGemini(c *collector) {
 	if ok && u.Empty() {
 		return
 	}
-	ok = ok && addModalities(&u, c.values[slotInputDetails], false) && addModalities(&u, c.values[slotOutputDetails], true)
+	ok = ok && c.addModalities(&u, c.values[slotInputDetails], false) && c.addModalities(&u, c.values[slotOutputDetails], true)
 	c.replace(&u, ok)
 }
 
 // addModalities reads a list of {modality, tokenCount}, which has been scanned before, and reports whether all its counts
 // are counts. Of a modality that is listed twice the counts add up.
-func addModalities(u *meter.Usage, list []byte, output bool) bool {
+func (c *collector) addModalities(u *meter.Usage, list []byte, output bool) bool {
 	if len(list) == 0 || list[0] != '[' {
 		return true
 	}
-	var slots [2][]byte
+	slots := &c.modality
 	s := scanner{data: list, pos: 1, slots: slots[:]}
 	for s.pos < len(list) {
-		slots = [2][]byte{}
+		clear(slots[:])
 		if s.space(); s.element(modalityShape) != nil {
 			break // the end of an empty list
 		}

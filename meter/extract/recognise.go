@@ -72,7 +72,7 @@ func promising(r *Response) bool {
 		}
 		return err == nil
 	}
-	for _, sign := range [...]string{`"choices"`, `"role"`, `"message_start"`, `"usageMetadata"`, `"candidates"`} {
+	for _, sign := range [...]string{`choices"`, `assistant"`, `message_start"`, `usageMetadata"`, `modelVersion"`} {
 		if bytes.Contains(r.Body, []byte(sign)) {
 			return true
 		}
