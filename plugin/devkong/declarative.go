@@ -58,6 +58,8 @@ type Service struct {
 	CreatedAt      int64         `yaml:"created_at"`
 }
 
+func (s *Service) enabled() bool { return s.Enabled == nil || *s.Enabled }
+
 func (s *Service) retries() int {
 	if s.Retries == nil {
 		return 5
@@ -249,6 +251,9 @@ func (e *entities) service(path string, s *Service, now int64) {
 }
 
 func (e *entities) route(path string, r *Route, owner *Service, now int64) {
+	if owner == nil && r.ServiceRef == "" {
+		e.fail(path+".service", "the stand-in needs a service for every route")
+	}
 	r.service, r.CreatedAt = owner, now
 	r.ID = idOf(r.ID, "routes", r.Name)
 	if r.Protocols == nil {

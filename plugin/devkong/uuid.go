@@ -43,7 +43,6 @@ func requestID() string {
 	return hex.EncodeToString(id[:])
 }
 
-
 func uuidText(id [16]byte) string {
 	s := hex.EncodeToString(id[:])
 	return s[:8] + "-" + s[8:12] + "-" + s[12:16] + "-" + s[16:20] + "-" + s[20:]

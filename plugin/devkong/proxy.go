@@ -1,0 +1,340 @@
+package devkong
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// errTimeout ends an exchange with an upstream that is silent for longer than its service allows.
+var errTimeout = errors.New("upstream timed out")
+
+// serve is the entry of every request.
+func (k *Kong) serve(w http.ResponseWriter, r *http.Request) {
+	t := &transaction{kong: k, config: k.current.Load(), w: w, r: r, id: requestID(), start: time.Now()}
+	t.worker, _ = r.Context().Value(workerKey{}).(*Worker)
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		panic(http.ErrAbortHandler) // the client has gone before its request was whole: nginx has nothing to log
+	}
+	t.body, t.query = body, r.URL.RawQuery
+	t.headers = r.Header.Clone()
+	t.headers.Set("Host", r.Host)
+	if len(r.TransferEncoding) > 0 {
+		t.headers.Set("Transfer-Encoding", strings.Join(r.TransferEncoding, ", "))
+	}
+	t.requestSize = requestSize(r, t.headers, len(body))
+	t.host = strings.ToLower(hostOnly(r.Host))
+	t.port = k.listener.Addr().(*net.TCPAddr).Port
+	host, port, _ := net.SplitHostPort(r.RemoteAddr)
+	t.clientIP = host
+	t.clientPort, _ = strconv.Atoi(port)
+
+	k.running.Add(1) // so that Wait does not overtake a response whose Log phase is yet to start
+	abort := t.run()
+	t.log()
+	k.running.Done()
+	if abort {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+func hostOnly(hostport string) string {
+	if host, _, err := net.SplitHostPort(hostport); err == nil {
+		return host
+	}
+	return hostport
+}
+
+// resolve returns the address of a service: as the options have it, or from the resolver.
+func (k *Kong) resolve(ctx context.Context, s *Service) (ip string, port int, err error) {
+	address := net.JoinHostPort(s.Host, strconv.Itoa(s.Port))
+	if to, ok := k.options.Resolve[address]; ok {
+		host, p, err := net.SplitHostPort(to)
+		if err != nil {
+			return "", 0, fmt.Errorf("resolve %s: %w", address, err)
+		}
+		port, err := strconv.Atoi(p)
+		return host, port, err
+	}
+	if net.ParseIP(s.Host) != nil {
+		return s.Host, s.Port, nil
+	}
+	found, err := net.DefaultResolver.LookupHost(ctx, s.Host)
+	if err != nil || len(found) == 0 {
+		return "", 0, fmt.Errorf("resolve %s: %w", address, err)
+	}
+	return found[0], s.Port, nil
+}
+
+// proxy asks the upstream and sends its response on. It returns whether the client's connection must be broken off.
+func (t *transaction) proxy() (abort bool) {
+	service := t.match.route.service
+	ip, port, err := t.kong.resolve(t.r.Context(), service)
+	if err != nil {
+		t.kong.log.Error("DNS resolution failed", "host", service.Host, "error", err)
+		t.reject(http.StatusServiceUnavailable, "name resolution failed", nil)
+		return false
+	}
+	t.proxied = true
+	ctx, cancel := context.WithCancelCause(t.r.Context())
+	defer cancel(nil)
+	silence := time.AfterFunc(time.Hour, func() { cancel(errTimeout) })
+	defer silence.Stop()
+
+	resp, status := t.balance(ctx, silence, ip, port)
+	t.received = time.Now()
+	t.waiting = millis(t.received.Sub(t.balanced))
+	t.kongLatency = millis(t.balanced.Sub(t.start))
+	if resp == nil && t.r.Context().Err() != nil {
+		t.clientGone()
+		return true
+	}
+	if resp == nil {
+		t.upstreamFailed(status)
+		return false
+	}
+	defer resp.Body.Close()
+	t.status = resp.StatusCode
+	t.responseHeaders = upstreamHeaders(resp)
+	read := func(p []byte) (int, error) {
+		silence.Reset(milliseconds(service.ReadTimeout))
+		return resp.Body.Read(p)
+	}
+	if t.buffered {
+		t.sendBuffered(readerFunc(read), resp)
+		return false
+	}
+	t.upstreamStatus = t.statusList(resp.StatusCode)
+	return t.sendStream(readerFunc(read), resp)
+}
+
+// statusList is nginx's $upstream_status: the statuses of all tries.
+func (t *transaction) statusList(last int) string {
+	var list []string
+	for _, y := range t.tries {
+		if y.failed != 0 {
+			list = append(list, strconv.Itoa(y.failed))
+		}
+	}
+	if last != 0 {
+		list = append(list, strconv.Itoa(last))
+	}
+	return strings.Join(list, ", ")
+}
+
+// balance tries the upstream until it answers, once and as many more times as the service has retries. As nginx does, it
+// tries again after a failed connection, and after other failures only what is safe to send twice. It returns the status
+// of the last failure.
+func (t *transaction) balance(ctx context.Context, silence *time.Timer, ip string, port int) (*http.Response, int) {
+	service := t.match.route.service
+	for n := 0; ; n++ {
+		t.balanced = time.Now()
+		t.tries = append(t.tries, try{ip: ip, port: port, start: t.balanced})
+		current := &t.tries[len(t.tries)-1]
+		req := t.upstreamRequest(ctx, ip, port)
+		current.latency = time.Since(current.start)
+		silence.Reset(milliseconds(service.ReadTimeout))
+		resp, err := t.kong.transport.RoundTrip(req)
+		if err == nil {
+			return resp, 0
+		}
+		status := http.StatusBadGateway
+		if errors.Is(context.Cause(ctx), errTimeout) {
+			status = http.StatusGatewayTimeout
+		}
+		current.failed = status
+		t.kong.log.Error("upstream failed", "address", req.URL.Host, "error", err)
+		var op *net.OpError
+		unsent := errors.As(err, &op) && op.Op == "dial"
+		again := unsent || !slices.Contains([]string{http.MethodPost, http.MethodPatch, "LOCK"}, t.r.Method)
+		if n >= service.retries() || !again || ctx.Err() != nil {
+			return nil, status
+		}
+	}
+}
+
+// upstreamRequest builds the request that Kong sends.
+func (t *transaction) upstreamRequest(ctx context.Context, ip string, port int) *http.Request {
+	service := t.match.route.service
+	path, _, _ := strings.Cut(t.upstreamURI, "?")
+	_, query, hasQuery := strings.Cut(t.upstreamURI, "?")
+	h := t.headers.Clone()
+	for _, name := range append(strings.Split(h.Get("Connection"), ","), "Connection", "Keep-Alive", "Proxy", "Proxy-Connection",
+		"Transfer-Encoding", "Te", "Upgrade", "Host", "Content-Length") {
+		h.Del(strings.TrimSpace(name))
+	}
+	if h.Get("User-Agent") == "" {
+		h.Set("User-Agent", "") // keeps Go from adding its own
+	}
+	forwarded := t.clientIP
+	if before := strings.Join(t.headers.Values("X-Forwarded-For"), ", "); before != "" {
+		forwarded = before + ", " + t.clientIP
+	}
+	h.Set("X-Forwarded-For", forwarded)
+	h.Set("X-Forwarded-Proto", "http")
+	h.Set("X-Forwarded-Host", t.host)
+	h.Set("X-Forwarded-Port", strconv.Itoa(t.port))
+	h.Set("X-Forwarded-Path", t.r.URL.EscapedPath())
+	h.Del("X-Forwarded-Prefix")
+	if t.match.prefix != "" && t.match.prefix != "/" {
+		h.Set("X-Forwarded-Prefix", t.match.prefix)
+	}
+	h.Set("X-Real-Ip", t.clientIP)
+	h.Set("X-Kong-Request-Id", t.id)
+	via := "1.1 " + serverName
+	if before := h.Get("Via"); before != "" {
+		via = before + ", " + via
+	}
+	h.Set("Via", via)
+	host := service.Host
+	if service.Port != 80 {
+		host = net.JoinHostPort(service.Host, strconv.Itoa(service.Port))
+	}
+	if t.match.route.PreserveHost {
+		host = t.r.Host
+	}
+	req := &http.Request{
+		Method: t.r.Method, Host: host, Header: h, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		// Opaque goes out as it is: the client's escapes are the upstream's business.
+		URL:           &url.URL{Scheme: "http", Host: net.JoinHostPort(ip, strconv.Itoa(port)), Opaque: path, RawQuery: query, ForceQuery: hasQuery},
+		ContentLength: int64(len(t.body)),
+	}
+	if len(t.body) > 0 {
+		req.Body = io.NopCloser(bytes.NewReader(t.body))
+	}
+	return req.WithContext(ctx)
+}
+
+// upstreamFailed answers for an upstream that could not be reached. Buffered, the failure is a response in Kong's eyes,
+// with a numeric status, whose body nobody has.
+func (t *transaction) upstreamFailed(status int) {
+	t.unexpected = true
+	t.upstreamStatus = t.statusList(0)
+	if t.buffered {
+		t.upstreamStatus = status
+	}
+	t.fail(status)
+}
+
+// clientGone records a request whose client did not wait for the upstream: nginx's 499.
+func (t *transaction) clientGone() {
+	t.status, t.responseHeaders, t.upstreamStatus = 499, http.Header{}, "-"
+}
+
+// sendStream sends the response on as it comes, each piece at once.
+func (t *transaction) sendStream(body io.Reader, resp *http.Response) (abort bool) {
+	bodiless := t.r.Method == http.MethodHead || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified
+	t.chunked = !bodiless && resp.ContentLength < 0
+	t.finishHeaders()
+	t.writeHeader()
+	flusher := http.NewResponseController(t.w)
+	_ = flusher.Flush() // the client may have gone; the next write will tell
+	piece := make([]byte, 32<<10)
+	defer func() { t.receive = millis(time.Since(t.received)) }()
+	for {
+		n, err := body.Read(piece)
+		if n > 0 {
+			if _, werr := t.w.Write(piece[:n]); werr != nil {
+				return true // a client that aborts: Kong logs the upstream's status all the same
+			}
+			_ = flusher.Flush()
+			t.bytesSent += n
+			if t.chunked {
+				t.bytesSent += chunkSize(n) - n
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			if t.chunked {
+				t.bytesSent += len("0\r\n\r\n")
+			}
+			return false
+		case err != nil:
+			return true // the upstream broke off, or the client did
+		}
+	}
+}
+
+// sendBuffered holds the response back until it is whole, runs the response phase, and sends it then.
+func (t *transaction) sendBuffered(body io.Reader, resp *http.Response) {
+	whole, err := io.ReadAll(body)
+	t.received = time.Now()
+	t.waiting = millis(t.received.Sub(t.balanced))
+	if err != nil && t.r.Context().Err() != nil {
+		t.clientGone()
+		t.upstreamStatus = ""
+		return
+	}
+	if err != nil && t.r.Method != http.MethodHead {
+		t.fail(resp.StatusCode) // a truncated body becomes an error text with the upstream's status
+		return
+	}
+	t.bufferedBody, t.upstreamStatus = whole, resp.StatusCode
+	e := t.live()
+	e.Request.UpstreamHeaders = t.responseHeaders.Clone()
+	for _, c := range t.plugins {
+		if !slices.Contains(c.Plugin.Phases, PhaseResponse) {
+			continue
+		}
+		if err := t.worker.Event(t.r.Context(), c, PhaseResponse, e); err != nil {
+			t.kong.log.Error("response phase failed", "plugin", c.Plugin.Name, "error", err)
+			t.unexpected = true
+			t.fail(http.StatusInternalServerError)
+			return
+		}
+	}
+	bodiless := t.r.Method == http.MethodHead || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified
+	t.chunked = !bodiless && resp.ContentLength < 0
+	t.finishHeaders()
+	t.writeHeader()
+	if !bodiless {
+		if t.chunked {
+			_ = http.NewResponseController(t.w).Flush()
+			t.bytesSent += chunkSize(len(whole)) + len("0\r\n\r\n")
+		} else {
+			t.bytesSent += len(whole)
+		}
+		_, _ = t.w.Write(whole) // an abort is logged as complete
+	}
+	t.receive = millis(time.Since(t.received))
+}
+
+// upstreamHeaders returns the headers that nginx passes on.
+func upstreamHeaders(resp *http.Response) http.Header {
+	h := resp.Header.Clone()
+	for _, name := range append(strings.Split(h.Get("Connection"), ","), "Connection", "Keep-Alive", "Transfer-Encoding", "Trailer") {
+		h.Del(strings.TrimSpace(name))
+	}
+	if h.Get("Date") == "" {
+		h.Set("Date", time.Now().UTC().Format(http.TimeFormat))
+	}
+	return h
+}
+
+// withoutArg removes an argument from a query string.
+func withoutArg(raw, name string) string {
+	var kept []string
+	for part := range strings.SplitSeq(raw, "&") {
+		key, _, _ := strings.Cut(part, "=")
+		if unescapeQuery(key) != name {
+			kept = append(kept, part)
+		}
+	}
+	return strings.Join(kept, "&")
+}
+
+func milliseconds(n int) time.Duration { return time.Duration(n) * time.Millisecond }
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
