@@ -73,7 +73,7 @@ func readAnthropic(c *collector) {
 // endsAnthropic knows a stream's last event, {"type":"message_stop"}.
 func endsAnthropic(c *collector, data []byte) bool {
 	const start = len(`{ "type": "message_stop"`)
-	return bytes.Contains(data[:min(len(data), start)], []byte("message_stop")) && c.scan(data) == nil &&
+	return bytes.Contains(data[:min(len(data), start)], []byte("message_stop")) && c.parse(data) == nil &&
 		is(c.values[slotType], "message_stop")
 }
 

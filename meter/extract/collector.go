@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"kafka-metering/meter"
+	"kafka-metering/meter/scan"
 )
 
 // maxGuesses bounds the events of a stream that are tried for a known shape.
@@ -43,7 +44,7 @@ type collector struct {
 	tail    [2][]byte
 	tailLen int
 
-	scanner  scanner
+	scanner  scan.Scanner[[]byte]
 	values   [maxSlots][]byte
 	modality [2][]byte // for Gemini's lists
 }
@@ -228,18 +229,18 @@ func (c *collector) document() error {
 	if c.format == nil && !c.recognise(doc) {
 		return nil
 	}
-	err := c.scan(doc)
+	err := c.parse(doc)
 	switch {
 	case err == nil:
 		c.ended = true
 		c.accept()
 		return nil
-	case !errors.Is(err, errEnd) || c.complete:
+	case !errors.Is(err, scan.ErrEnd) || c.complete:
 		return ErrUnparsable
 	}
 	c.cut = true
 	// Cut short, but not damaged: the members before the last comma are whole.
-	if comma := c.scanner.comma; comma > 0 && c.scan(append(doc[:comma:comma], '}')) == nil {
+	if comma := c.scanner.Comma(); comma > 0 && c.parse(append(doc[:comma:comma], '}')) == nil {
 		c.accept()
 	}
 	return nil
@@ -248,53 +249,37 @@ func (c *collector) document() error {
 // array takes in a stream that comes as one JSON array of messages.
 func (c *collector) array(doc []byte) error {
 	c.llm.Stream = true
-	s := scanner{data: doc, pos: 1}
-	for first := true; ; first = false {
-		s.space()
-		if first && s.pos < len(doc) && doc[s.pos] == ']' {
-			s.pos++
-			break
-		}
-		start := s.pos
-		err := s.element(nil)
-		if err == nil {
-			element := doc[start:s.pos]
-			if c.format != nil || c.recognise(element) {
-				c.message(element)
-			}
-			s.space()
-			if s.pos < len(doc) && doc[s.pos] == ',' {
-				s.pos++
-				continue
-			}
-			if err = s.expect(']'); err == nil {
-				break
-			}
-		}
-		if errors.Is(err, errEnd) {
+	var list scan.Scanner[[]byte]
+	list.Open(doc)
+	for {
+		element, err := list.Next(nil, nil)
+		switch {
+		case errors.Is(err, scan.ErrEnd):
 			c.cut = true
 			return nil
+		case err != nil:
+			return ErrUnparsable
+		case element == nil:
+			c.ended = true
+			return nil
 		}
-		return ErrUnparsable
+		if c.format != nil || c.recognise(element) {
+			c.message(element)
+		}
 	}
-	if s.space(); s.pos < len(doc) {
-		return ErrUnparsable
-	}
-	c.ended = true
-	return nil
 }
 
 // message takes in one JSON text and reports whether it is one.
 func (c *collector) message(data []byte) bool {
-	if c.scan(data) != nil {
+	if c.parse(data) != nil {
 		return false
 	}
 	c.accept()
 	return true
 }
 
-func (c *collector) scan(data []byte) error {
-	return c.scanner.scan(data, c.format.shape, c.values[:])
+func (c *collector) parse(data []byte) error {
+	return c.scanner.Scan(data, c.format.shape, c.values[:])
 }
 
 // accept takes over what has been scanned.
@@ -313,7 +298,7 @@ func (c *collector) accept() {
 
 // finish looks for the finish reason alone in an event that was passed over.
 func (c *collector) finish(data []byte) {
-	if len(data) > 0 && c.scan(data) == nil {
+	if len(data) > 0 && c.parse(data) == nil {
 		c.llm.FinishReason = text(c.values[slotFinish])
 	}
 }

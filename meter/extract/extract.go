@@ -23,6 +23,7 @@ import (
 	"strings"
 
 	"kafka-metering/meter"
+	"kafka-metering/meter/scan"
 )
 
 // Outcomes of [Extract] other than success. Each exchange has exactly one.
@@ -79,7 +80,7 @@ type format struct {
 	// settle turns the numbers as declared into meter's. nil: they are.
 	settle func(u *meter.Usage)
 
-	shape *shape // compiled from the above
+	shape *scan.Shape // compiled from the above
 }
 
 type countRule struct {
@@ -106,14 +107,14 @@ const (
 
 // compile makes the format's shape.
 func (f format) compile() *format {
-	f.shape = new(shape)
+	f.shape = new(scan.Shape)
 	for _, t := range f.texts {
-		f.shape.add(t.path, t.slot)
+		f.shape.Add(t.path, t.slot)
 	}
 	slot := numTextSlots
 	for _, root := range f.roots {
 		for _, c := range f.counts {
-			f.shape.add(root+"."+c.path, slot)
+			f.shape.Add(root+"."+c.path, slot)
 			slot++
 		}
 	}

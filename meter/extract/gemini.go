@@ -1,6 +1,9 @@
 package extract
 
-import "kafka-metering/meter"
+import (
+	"kafka-metering/meter"
+	"kafka-metering/meter/scan"
+)
 
 // geminiContent is generateContent of the Gemini API and of Vertex AI.
 //
@@ -49,7 +52,12 @@ var modalities = []struct {
 	{"DOCUMENT", "5", meter.DocumentInputTokens, meter.DocumentOutputTokens},
 }
 
-var modalityShape = &shape{members: []shapeMember{{name: "modality", slot: 0}, {name: "tokenCount", slot: 1}}}
+var modalityShape = func() *scan.Shape {
+	s := new(scan.Shape)
+	s.Add("modality", 0)
+	s.Add("tokenCount", 1)
+	return s
+}()
 
 func readGemini(c *collector) {
 	u, ok := c.counts(0)
@@ -66,15 +74,13 @@ func (c *collector) addModalities(u *meter.Usage, list []byte, output bool) bool
 	if len(list) == 0 || list[0] != '[' {
 		return true
 	}
-	slots := &c.modality
-	s := scanner{data: list, pos: 1, slots: slots[:]}
-	for s.pos < len(list) {
-		clear(slots[:])
-		if s.space(); s.element(modalityShape) != nil {
-			break // the end of an empty list
+	slots := c.modality[:]
+	var details scan.Scanner[[]byte]
+	details.Open(list)
+	for {
+		if element, _ := details.Next(modalityShape, slots); element == nil {
+			return true // no error: the list has been scanned before
 		}
-		s.space()
-		s.pos++ // the comma, or the end
 		if slots[1] == nil {
 			continue
 		}
@@ -97,7 +103,6 @@ func (c *collector) addModalities(u *meter.Usage, list []byte, output bool) bool
 			u.Set(q, sum+n)
 		}
 	}
-	return true
 }
 
 // settleGemini includes the results of tools in the input and the thoughts in the output: totalTokenCount is the sum of

@@ -1,6 +1,9 @@
 package extract
 
-import "kafka-metering/meter"
+import (
+	"kafka-metering/meter"
+	"kafka-metering/meter/scan"
+)
 
 // aiPlugins are the members of ai that hold the statistics of the proxied call, in order of preference: proxy since Kong
 // 3.7, ai-proxy before.
@@ -17,8 +20,8 @@ const (
 	numAI
 )
 
-var aiShape = func() *shape {
-	s := new(shape)
+var aiShape = func() *scan.Shape {
+	s := new(scan.Shape)
 	for i, plugin := range aiPlugins {
 		for _, t := range []textRule{
 			{"meta.provider_name", aiProvider},
@@ -29,7 +32,7 @@ var aiShape = func() *shape {
 			{"usage.completion_tokens", aiOutput},
 			{"usage.total_tokens", aiTotal},
 		} {
-			s.add(plugin+"."+t.path, i*numAI+t.slot)
+			s.Add(plugin+"."+t.path, i*numAI+t.slot)
 		}
 	}
 	return s
@@ -47,8 +50,8 @@ var aiProviders = map[string]string{"gemini": "google"}
 // no counts, and none at all, give a call whose usage is missing.
 func FromAIProxy(ai []byte) (_ meter.LLM, ok bool) {
 	var values [numAI * 3][]byte
-	var s scanner
-	if s.scan(ai, aiShape, values[:]) != nil {
+	var s scan.Scanner[[]byte]
+	if s.Scan(ai, aiShape, values[:]) != nil {
 		return meter.LLM{}, false
 	}
 	for i := range aiPlugins {

@@ -1,6 +1,10 @@
 package extract
 
-import "bytes"
+import (
+	"bytes"
+
+	"kafka-metering/meter/scan"
+)
 
 // Slots of the shape below.
 const (
@@ -18,8 +22,8 @@ const (
 )
 
 // signs are the members that give an API away, whatever the path.
-var signs = func() *shape {
-	s := new(shape)
+var signs = func() *scan.Shape {
+	s := new(scan.Shape)
 	for _, t := range []textRule{
 		{"object", seesObject},
 		{"type", seesType},
@@ -33,7 +37,7 @@ var signs = func() *shape {
 		{"candidates[].content", seesCandidate},
 		{"modelVersion", seesVersion},
 	} {
-		s.add(t.path, t.slot)
+		s.Add(t.path, t.slot)
 	}
 	return s
 }()
@@ -41,7 +45,7 @@ var signs = func() *shape {
 // recognise chooses the format of a message whose path tells nothing, and reports whether it has one.
 func (c *collector) recognise(data []byte) bool {
 	v := c.values[:numSeen]
-	if c.scanner.scan(data, signs, v) != nil {
+	if c.scanner.Scan(data, signs, v) != nil {
 		return false
 	}
 	switch {
