@@ -279,6 +279,7 @@ func (c *collector) message(data []byte) bool {
 }
 
 func (c *collector) parse(data []byte) error {
+	clear(c.values[:])
 	return c.scanner.Scan(data, c.format.shape, c.values[:])
 }
 

@@ -78,6 +78,7 @@ func (c *collector) addModalities(u *meter.Usage, list []byte, output bool) bool
 	var details scan.Scanner[[]byte]
 	details.Open(list)
 	for {
+		clear(slots)
 		if element, _ := details.Next(modalityShape, slots); element == nil {
 			return true // no error: the list has been scanned before
 		}

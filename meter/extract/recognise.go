@@ -45,6 +45,7 @@ var signs = func() *scan.Shape {
 // recognise chooses the format of a message whose path tells nothing, and reports whether it has one.
 func (c *collector) recognise(data []byte) bool {
 	v := c.values[:numSeen]
+	clear(v)
 	if c.scanner.Scan(data, signs, v) != nil {
 		return false
 	}

@@ -35,10 +35,9 @@ type Scanner[T Text] struct {
 	escaped bool // the last string has escapes
 }
 
-// Scan reads data, which must be one JSON value and nothing else but white space, and stores in slots what shape asks for
-// in it; the other slots become empty.
+// Scan reads data, which must be one JSON value and nothing else but white space, and stores what shape asks for in it in
+// those of the slots that are empty: the caller clears them.
 func (s *Scanner[T]) Scan(data T, shape *Shape, slots []T) error {
-	clear(slots)
 	s.data, s.pos, s.slots, s.comma = data, 0, slots, 0
 	s.space()
 	if err := s.value(&member{slot: Nowhere, sub: shape}, 0); err != nil {
@@ -56,11 +55,10 @@ func (s *Scanner[T]) Open(list T) {
 	s.data, s.pos, s.slots, s.comma = list, 0, nil, 0
 }
 
-// Next reads the next element of the list, and stores in slots what shape asks for in it. An empty element without an
-// error is the end of the list, and of the text.
+// Next reads the next element of the list, as Scan reads a text. An empty element without an error is the end of the list,
+// and of the text.
 func (s *Scanner[T]) Next(shape *Shape, slots []T) (element T, err error) {
 	var none T
-	clear(slots)
 	first := s.pos == 0
 	s.space()
 	switch {
