@@ -3,7 +3,6 @@ package meter
 import (
 	"math"
 	"strconv"
-	"strings"
 	"unicode/utf8"
 
 	"github.com/tidwall/gjson"
@@ -16,8 +15,11 @@ const hexDigits = "0123456789abcdef"
 
 // appendString appends s as a JSON string. Bytes that are not UTF-8 become U+FFFD: clients and upstreams can put any
 // bytes into a header or a path, and one of them must not make an event unreadable.
-func appendString[S string | []byte](b []byte, s S) []byte {
+func appendString(b []byte, s string) []byte {
 	b = append(b, '"')
+	if plain(s) {
+		return append(append(b, s...), '"')
+	}
 	start := 0
 	for i := 0; i < len(s); {
 		c := s[i]
@@ -43,8 +45,7 @@ func appendString[S string | []byte](b []byte, s S) []byte {
 			start = i
 			continue
 		}
-		n := min(len(s)-i, utf8.UTFMax)
-		r, size := utf8.DecodeRuneInString(string(s[i : i+n]))
+		r, size := utf8.DecodeRuneInString(s[i:])
 		if r == utf8.RuneError && size == 1 {
 			b = append(b, s[start:i]...)
 			b = append(b, "\ufffd"...)
@@ -64,6 +65,29 @@ func appendNumber(b []byte, f float64) []byte {
 		return strconv.AppendInt(b, int64(f), 10)
 	}
 	return strconv.AppendFloat(b, f, 'g', -1, 64)
+}
+
+// plain reports whether s is the same inside a JSON string and outside.
+func plain(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c >= utf8.RuneSelf || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
+}
+
+// isCount reports whether raw is a number of digits only that appendNumber would write as it stands: the common case.
+func isCount(raw string) bool {
+	if raw == "" || len(raw) > 15 || raw[0] == '0' && len(raw) > 1 {
+		return false
+	}
+	for i := range len(raw) {
+		if raw[i] < '0' || raw[i] > '9' {
+			return false
+		}
+	}
+	return true
 }
 
 // number reads a raw JSON number. Strings are never numbers here.
@@ -86,34 +110,4 @@ func text(raw string) (string, bool) {
 		}
 	}
 	return raw[1 : len(raw)-1], true
-}
-
-// maxDepth bounds how deep a document may nest (RFC 8259, section 9, allows a limit). gjson validates by recursion:
-// without a limit some megabytes of brackets exhaust the stack, which no recover can catch. Lua's cjson, which writes
-// Kong's log, has the same limit.
-const maxDepth = 1000
-
-// valid reports whether s is one JSON value that nests at most maxDepth deep.
-func valid(s string) bool {
-	if strings.Count(s, "{")+strings.Count(s, "[") <= maxDepth {
-		return gjson.Valid(s) // the common case, without looking at each byte twice
-	}
-	depth := 0
-	for i := 0; i < len(s); i++ {
-		switch s[i] {
-		case '{', '[':
-			if depth++; depth > maxDepth {
-				return false
-			}
-		case '}', ']':
-			depth--
-		case '"':
-			for i++; i < len(s) && s[i] != '"'; i++ {
-				if s[i] == '\\' {
-					i++
-				}
-			}
-		}
-	}
-	return gjson.Valid(s)
 }

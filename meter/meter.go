@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"kafka-metering/meter/scan"
 )
 
 // Aggregation says how a consumer folds a meter's values, in OpenMeter's words. It decides what a value may be; the
@@ -64,7 +66,7 @@ type eventType struct {
 	members  []member // by key
 	forEach  string
 	each     expr
-	row      pathTree // paths into a row, in a numbering of its own
+	row      scan.Shape // paths into a row, in a numbering of its own
 	rowSlots int
 }
 
@@ -169,7 +171,7 @@ func (t *eventType) compileMember(source, forEach string, p *paths) (_ expr, row
 		if len(keys) == 1 {
 			return 0, nil // the row itself
 		}
-		return t.row.add(keys[1:], &t.rowSlots)
+		return addPath(&t.row, keys[1:], &t.rowSlots)
 	}
 	e, err := compileExpr(source, add)
 	return e, row, err

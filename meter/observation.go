@@ -3,8 +3,6 @@ package meter
 import (
 	"errors"
 	"time"
-
-	"github.com/tidwall/gjson"
 )
 
 // ErrNotObject is returned by [Program.Observe] for a log that is not one JSON object.
@@ -233,13 +231,4 @@ func boolean(b []byte, v bool) []byte {
 		return append(b, "true"...)
 	}
 	return append(b, "false"...)
-}
-
-// object parses raw as a JSON object without copying it; ok is false when it is not one.
-func object(raw string) (_ gjson.Result, ok bool) {
-	if !valid(raw) {
-		return gjson.Result{}, false
-	}
-	o := gjson.Parse(raw)
-	return o, o.IsObject()
 }

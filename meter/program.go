@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/tidwall/gjson"
+
+	"kafka-metering/meter/scan"
 )
 
 // Settings is what a [Program] is compiled from.
@@ -82,8 +84,8 @@ func Compile(s Settings) (*Program, error) {
 		}
 		p.schemas = append(p.schemas, urn)
 	}
-	p.readsLLM = p.paths.added.child("llm") != nil
-	p.readsBody = p.paths.added.child("body") != nil
+	p.readsLLM = p.paths.reads("llm")
+	p.readsBody = p.paths.reads("body")
 	return p, errors.Join(errs...)
 }
 
@@ -150,12 +152,14 @@ func (p *Program) ReadsBody() bool { return p.readsBody }
 // Observe reads Kong's serialized log, one JSON object, which may hold bytes that are not UTF-8. It keeps log. The
 // error is [ErrNotObject].
 func (p *Program) Observe(log string) (*Observation, error) {
-	root, ok := object(log)
-	if !ok {
+	o := &Observation{log: log, values: make([]string, p.paths.slots+1)}
+	s := scan.Scanner[string]{Unescape: true} // cjson writes the slash in a query argument's name as \/
+	if err := s.Scan(log, &p.paths.log, o.values); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotObject, err)
+	}
+	if strings.TrimLeft(log, " \t\r\n")[0] != '{' {
 		return nil, ErrNotObject
 	}
-	o := &Observation{log: log, values: make([]string, p.paths.slots+1)}
-	p.paths.log.scan(root, o.values)
 	return o, nil
 }
 
@@ -220,33 +224,45 @@ func (p *Program) subject(o *Observation) string {
 // fill stores what the observation adds to Kong's log.
 func (p *Program) fill(o *Observation, subject string) (consistent bool) {
 	consistent = true
-	added := &p.paths.added
 	b := make([]byte, 0, 768)
 	b = append(b, `{"outcome":`...)
 	b = appendString(b, string(o.Outcome))
-	if added.child("subject") != nil {
+	if p.paths.reads("subject") {
 		b = append(appendString(append(b, `,"subject":`...), subject), ' ')
 	}
-	if added.child("capture") != nil {
+	if p.paths.reads("capture") {
 		b = o.Capture.append(append(b, `,"capture":`...))
 	}
 	if o.LLM != nil {
 		b, consistent = appendLLM(append(b, `,"llm":`...), o.LLM)
 	}
 	b = append(b, '}')
-	added.scan(gjson.ParseBytes(b), o.values)
-	if tree := added.child("body"); tree != nil && len(o.Body) > 0 {
-		body := gjson.ParseBytes(o.Body)
-		if !valid(body.Raw) {
-			return consistent
-		}
-		o.values[tree.slot] = body.Raw
-		if body.IsObject() {
-			tree.scan(body, o.values)
+	var doc scan.Scanner[string]
+	if err := doc.Scan(string(b), &p.paths.added, o.values); err != nil {
+		panic("bug: what is added to the log is no JSON: " + err.Error())
+	}
+	if shape, slot, ok := p.paths.added.Sub("body"); ok && len(o.Body) > 0 {
+		p.fillBody(o, shape, slot)
+	}
+	return consistent
+}
+
+// fillBody stores what is read of a body that is JSON.
+func (p *Program) fillBody(o *Observation, shape *scan.Shape, slot int) {
+	body := strings.Trim(string(o.Body), " \t\r\n")
+	found := make([]string, len(o.values))
+	s := scan.Scanner[string]{Unescape: true}
+	if s.Scan(body, shape, found) != nil {
+		return
+	}
+	for i, value := range found {
+		if value != "" {
+			o.values[i] = value
 		}
 	}
-	o.values[0] = "" // the slot of whatever nobody asked for
-	return consistent
+	if slot != scan.Nowhere {
+		o.values[slot] = body
+	}
 }
 
 // events appends t's events for one exchange to r.
@@ -272,21 +288,22 @@ func (t *eventType) events(values []string, base *Event, id string, r *Result) {
 	if list == "" || list[0] != '[' {
 		return
 	}
-	row, index := make([]string, t.rowSlots+1), 0
-	gjson.Parse(list).ForEach(func(_, element gjson.Result) bool {
+	row := make([]string, t.rowSlots+1)
+	rows := scan.Scanner[string]{Unescape: true}
+	rows.Open(list)
+	for index := 0; ; index++ {
 		clear(row)
-		if element.IsObject() {
-			t.row.scan(element, row)
+		element, _ := rows.Next(&t.row, row) // no error: the list has been scanned before
+		if element == "" {
+			return
 		}
-		row[0] = element.Raw
+		row[0] = element
 		if data := t.data(values, row, slices.Clone(passed), r); data != nil {
 			e := *base
 			e.ID, e.Data = id+"/"+t.name+"/"+strconv.Itoa(index), data
 			r.Events = append(r.Events, e)
 		}
-		index++
-		return true
-	})
+	}
 }
 
 // data returns the event's data, or nil when no meter applies. It changes passed.
@@ -312,7 +329,7 @@ func (t *eventType) data(values, row []string, passed []bool, r *Result) []byte 
 	if !applies {
 		return nil
 	}
-	b := append(make([]byte, 0, 512), '{')
+	b := append(make([]byte, 0, 64+32*len(t.members)), '{')
 	for i := range t.members {
 		m := &t.members[i]
 		if !slices.ContainsFunc(m.owners, func(owner int) bool { return passed[owner] }) {
@@ -355,6 +372,9 @@ func (m *member) counted(values, row []string) (found, valid bool) {
 	if m.agg == UniqueCount {
 		return true, raw[0] != '{' && raw[0] != '['
 	}
+	if isCount(raw) {
+		return true, true
+	}
 	f, ok := number(raw)
 	return true, ok && f >= 0
 }
@@ -369,6 +389,9 @@ func appendScalar(b []byte, raw string, r *Result) []byte {
 	case 't', 'f':
 		return append(b, raw...)
 	case '"':
+		if len(raw) <= maxText && plain(raw[1:len(raw)-1]) {
+			return append(b, raw...)
+		}
 		s, _ := text(raw)
 		return appendString(b, r.cut(s))
 	case '{':
@@ -388,6 +411,9 @@ func appendScalar(b []byte, raw string, r *Result) []byte {
 		}
 		return appendString(b, r.cut(strings.Join(parts, ", ")))
 	default:
+		if isCount(raw) {
+			return append(b, raw...)
+		}
 		if f, ok := number(raw); ok {
 			return appendNumber(b, f)
 		}

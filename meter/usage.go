@@ -78,7 +78,7 @@ func Quantities() []Quantity {
 // not zero: a declared zero is kept, an undeclared number is never written. The zero value declares nothing.
 type Usage struct {
 	counts   [numQuantities]int64
-	declared uint32 // bit q is set when counts[q] was declared
+	declared uint64 // bit q is set when counts[q] was declared
 }
 
 // Get returns the count declared for q, and whether one was declared.
