@@ -66,9 +66,9 @@ func Compile(s Settings) (*Program, error) {
 		}
 		p.subjects = append(p.subjects, slot)
 	}
-	for i, m := range s.Meters {
+	for _, m := range s.Meters {
 		if err := p.addMeter(m); err != nil {
-			errs = append(errs, fmt.Errorf("meters[%d] %q: %w", i+1, m.Slug, err))
+			errs = append(errs, fmt.Errorf("meter %q: %w", m.Slug, err))
 		}
 	}
 	slices.SortFunc(p.types, func(a, b *eventType) int { return strings.Compare(a.name, b.name) })

@@ -233,13 +233,13 @@ func TestContradictionsAreReportedAndTheRestIsMetered(t *testing.T) {
 		t.Fatal("no problem reported")
 	}
 	for _, want := range []string{
-		`meters[2] "two": value: gives "v" of event type "e" another meaning than meter "one" does`,
-		`meters[3] "three": for_each "tries" differs from "" of meter "one" of the same event type "e"`,
-		`meters[4] "four": value: aggregation SUM needs one`,
-		`meters[5] "five": filter: expression "response.status < 300" is not a plain path`,
-		`meters[6] "six": group_by "a": expression "each.x": each has a meaning only with for_each`,
-		`meters[7] "one": slug: another meter has it`,
-		`meters[8] "Seven": slug "Seven"`,
+		`meter "two": value: gives "v" of event type "e" another meaning than meter "one" does`,
+		`meter "three": for_each "tries" differs from "" of meter "one" of the same event type "e"`,
+		`meter "four": value: aggregation SUM needs one`,
+		`meter "five": filter: expression "response.status < 300" is not a plain path`,
+		`meter "six": group_by "a": expression "each.x": each has a meaning only with for_each`,
+		`meter "one": slug: another meter has it`,
+		`meter "Seven": slug "Seven"`,
 		`aggregation "TOTAL"`,
 		`subject.sources[1]: look_up_value_in "cookie"`,
 		`attributes[1]: event_property_name "v": a meter of event type "e" uses it`,
