@@ -191,13 +191,16 @@ func (p *Program) Events(o *Observation) Result {
 	}
 	r.UsageInconsistent = !p.fill(o, subject)
 	base := Event{Source: p.source, Subject: subject, TraceParent: traceParent(o.text(slotTraceParent))}
-	start, ok := o.StartedAt()
-	base.Time, r.NoStartTime = start, !ok
+	if start, ok := o.StartedAt(); ok {
+		base.Time = FormatTime(start)
+	} else {
+		r.NoStartTime = true
+	}
 	id := strings.ToValidUTF8(o.RequestID(), "\ufffd")
 	if id == "" || len(id) > maxText {
 		id, r.NoRequestID = fingerprint(o.log), true
 	}
-	r.Events = make([]Event, 0, len(p.types)+3)
+	r.Events = make([]Event, 0, len(p.types)+4) // an LLM call has up to five rows
 	for i, t := range p.types {
 		base.Type, base.DataSchema = t.name, p.schemas[i]
 		t.events(o.values, &base, id, &r)
@@ -474,7 +477,8 @@ func fingerprint(log string) string {
 
 // SetTime sets the time of events whose exchange had no start time.
 func (r *Result) SetTime(t time.Time) {
+	text := FormatTime(t)
 	for i := range r.Events {
-		r.Events[i].Time = t
+		r.Events[i].Time = text
 	}
 }

@@ -10,7 +10,6 @@ import (
 
 	"kafka-metering/meter"
 	"kafka-metering/meter/extract"
-	"kafka-metering/meter/relay"
 	"kafka-metering/schema"
 )
 
@@ -158,15 +157,12 @@ func (in *instance) record(o *meter.Observation, t *ticket) {
 	if r.SubjectMissing && in.deadLetter {
 		dead = "no subject"
 	}
-	first := in.sequence.take(len(r.Events))
-	records := make([][]byte, len(r.Events))
+	first, recorded := in.sequence.take(len(r.Events)), meter.FormatTime(now)
 	for i := range r.Events {
 		e := &r.Events[i]
-		e.Sequence, e.RecordedTime = in.sequence.format(first+uint64(i)), now
-		record := newRecord(e, in.topic, in.binary)
-		record.Dead = dead
-		records[i] = record.AppendTo(nil)
+		e.Sequence, e.RecordedTime = in.sequence.format(first+uint64(i)), recorded
 	}
+	records := encodeRecords(r.Events, in.topic, dead, in.binary)
 	settled := make(chan struct{})
 	err := in.sink.Enqueue(records, func(err error) {
 		t.end(placeOf(err))
@@ -185,6 +181,11 @@ func (in *instance) record(o *meter.Observation, t *ticket) {
 func wait(done <-chan struct{}) bool {
 	if done == nil {
 		return true
+	}
+	select {
+	case <-done:
+		return true
+	default:
 	}
 	limit := time.NewTimer(handOverLimit)
 	defer limit.Stop()
@@ -270,27 +271,6 @@ func (c *Config) attributes() []meter.Attribute {
 		attributes[i] = meter.Attribute(a)
 	}
 	return attributes
-}
-
-// newRecord puts e into a Kafka record after CloudEvents' Kafka protocol binding: the whole event as the value
-// (structured mode, with its attributes as headers beside it), or its data alone (binary mode).
-func newRecord(e *meter.Event, topic string, binary bool) relay.Record {
-	record := relay.Record{Topic: topic, Key: []byte(e.Subject)}
-	contentType := "application/cloudevents+json; charset=UTF-8"
-	if binary {
-		contentType = "application/json"
-		record.Value = e.Data
-	} else {
-		record.Value = e.AppendStructured(make([]byte, 0, len(e.Data)+640))
-	}
-	record.Headers = make([]relay.Header, 1, 16)
-	record.Headers[0] = relay.Header{Key: "content-type", Value: []byte(contentType)}
-	for name, value := range e.Attributes {
-		if name != "datacontenttype" { // content-type says it
-			record.Headers = append(record.Headers, relay.Header{Key: "ce_" + name, Value: []byte(value)})
-		}
-	}
-	return record
 }
 
 // extractionResult is the place of an extraction in the ledger.

@@ -13,7 +13,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -163,9 +162,16 @@ func (s *sequence) take(n int) uint64 { return s.last.Add(uint64(n)) - uint64(n)
 
 func (s *sequence) format(number uint64) string {
 	const digits = 12
-	text := strconv.FormatUint(number, 10)
-	return s.prefix + strings.Repeat("0", max(0, digits-len(text))) + text
+	var space [64]byte
+	text := strconv.AppendUint(append(space[:0], s.prefix...), number, 10)
+	if missing := digits - (len(text) - len(s.prefix)); missing > 0 {
+		text = slices.Insert(text, len(s.prefix), zeros[:missing]...)
+	}
+	return string(text)
 }
+
+// zeros fill a number up.
+var zeros = []byte("000000000000")
 
 // reportPanic logs a recovered panic, the first few in full: a panic for each exchange must not fill Kong's log.
 func (p *process) reportPanic(cause any) {
