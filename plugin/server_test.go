@@ -27,11 +27,10 @@ import (
 	"kafka-metering/schema"
 )
 
-// runMain makes the test binary the plugin server: the tests start it as Kong starts the real one.
-const runMain = "KAFKA_METERING_TEST_RUN_MAIN"
-
+// TestMain makes the test binary the plugin server where it is linked under the plugin's name: the tests start it as Kong
+// starts the real one.
 func TestMain(m *testing.M) {
-	if os.Getenv(runMain) != "" {
+	if filepath.Base(os.Args[0]) == pluginName {
 		main()
 		return
 	}
@@ -110,7 +109,7 @@ func (s *testServer) socket() string { return filepath.Join(s.prefix, pluginName
 func (s *testServer) start() {
 	s.t.Helper()
 	cmd := exec.Command(s.path, s.flags...)
-	cmd.Env = []string{runMain + "=1"}
+	cmd.Env = []string{} // as Kong starts it
 	cmd.Stdout, cmd.Stderr = &s.output, &s.output
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
@@ -535,7 +534,6 @@ func TestDumpIsAllThatTheQueryPrints(t *testing.T) {
 		{[]string{"-buffered"}, `["response","log"]`},
 	} {
 		cmd := exec.Command(path, append([]string{"-kong-prefix", dir, "-dump"}, test.flags...)...)
-		cmd.Env = []string{runMain + "=1"}
 		out, err := cmd.Output()
 		if err != nil {
 			t.Fatal(err)
@@ -568,7 +566,6 @@ func TestAWrongFlagOrCommandIsExplained(t *testing.T) {
 		{"upstream -h", "Example", 0},
 	} {
 		cmd := exec.Command(path, strings.Fields(test.args)...)
-		cmd.Env = []string{runMain + "=1"}
 		out, err := cmd.CombinedOutput()
 		exit := 0
 		if failed := (*exec.ExitError)(nil); errors.As(err, &failed) {
