@@ -92,6 +92,11 @@ func contentJSON() []byte {
 		`"usageMetadata":{"promptTokenCount":8,"candidatesTokenCount":20,"totalTokenCount":100,"thoughtsTokenCount":72,"promptTokensDetails":[{"modality":"TEXT","tokenCount":8}]},"modelVersion":"gemini-2.5-flash","responseId":"x"}`)
 }
 
+// ordersJSON is the answer of some other API, which has a usage of its own kind.
+func ordersJSON() []byte {
+	return []byte(`{"object":"list","orders":[{"note":"` + strings.Repeat("leave it at the door, please. ", 60) + `"}],"usage":{"quota":10,"used":3}}`)
+}
+
 func BenchmarkExtract(b *testing.B) {
 	openAI := Response{Method: "POST", Host: "api.openai.com", Path: "/v1/chat/completions", Status: 200, Seen: true, Complete: true}
 	anthropic, gemini, elsewhere := openAI, openAI, openAI
@@ -113,7 +118,7 @@ func BenchmarkExtract(b *testing.B) {
 		{"gemini/json-2KB", gemini, contentJSON(), nil},
 		{"gemini/sse-60KB", gemini, contentStream(60 << 10), nil},
 		{"by-shape/json-2KB", elsewhere, chatJSON(), nil},
-		{"no-llm/json-2KB", elsewhere, bytes.ReplaceAll(bytes.ReplaceAll(chatJSON(), []byte("choices"), []byte("results")), []byte("role"), []byte("kind")), ErrNotLLM},
+		{"no-llm/json-2KB", elsewhere, ordersJSON(), ErrNotLLM},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
 			r := bench.response
