@@ -11,6 +11,31 @@ import (
 	"kafka-metering/meter/spool"
 )
 
+// metricsHelp says what each metric counts.
+var metricsHelp = []struct{ name, help string }{
+	{"kong_meter_exchanges_observed_total", "Exchanges that Kong handed over."},
+	{"kong_meter_exchanges_total", "Where they ended, by `outcome` and `reason`: spooled, skipped (no_meter, no_subject, dry_run, repeated), dropped (spool_full, busy, stopping), failed (disk, serialize, bad_log, panic)."},
+	{"kong_meter_exchanges_under_way", "Exchanges that have no end yet: 0 whenever it is quiet."},
+	{"kong_meter_exchanges_without_request_id_total", "Exchanges whose id is a hash of Kong's log (Kong before 3.5)."},
+	{"kong_meter_exchanges_without_start_time_total", "Exchanges whose time is that of their recording."},
+	{"kong_meter_exchanges_without_subject_total", "Exchanges for which no source named a customer."},
+	{"kong_meter_extractions_total", "How reading the usage of an exchange ended, by `result`: ok, ai_proxy, not_llm, no_usage, no_body, unparsable, truncated, too_large, encoding."},
+	{"kong_meter_usages_inconsistent_total", "Calls whose declared cached tokens exceed their declared input: billed as input."},
+	{"kong_meter_bodies_unread_total", "Bodies that Kong had buffered and could not give."},
+	{"kong_meter_values_invalid_total", "Values of meters that are no finite number of at least 0: not published."},
+	{"kong_meter_dimensions_invalid_total", "Dimensions that are objects: left out."},
+	{"kong_meter_dimensions_truncated_total", "Dimensions of more than 256 bytes: cut."},
+	{"kong_meter_config_problems_total", "Problems of configurations that Kong's schema accepted."},
+	{"kong_meter_handovers_late_total", "Exchanges that Kong was not kept waiting for, because the disk took longer than 2 s."},
+	{"kong_meter_records_total", "Records, one for each event, by `outcome`: spooled, published, dead_lettered, rejected, evicted, set_aside."},
+	{"kong_meter_spool_pending_records", "Records that Kafka does not have yet."},
+	{"kong_meter_spool_pending_bytes", "Their bytes."},
+	{"kong_meter_spool_rejected_bytes", "Bytes of records that Kafka refused for good, kept for somebody to look at."},
+	{"kong_meter_spools_orphaned", "Spool directories of connections that are no longer configured."},
+	{"kong_meter_relay_retries_total", "Attempts to publish that failed and were repeated."},
+	{"kong_meter_relay_failures_consecutive", "Failed attempts since the last that succeeded."},
+}
+
 // registerMetrics offers, beside the ledger's exchanges, where records are. For each pipeline of this process
 // adopted + appended = published + dead-lettered + rejected + evicted + set aside + pending holds at every quiet moment.
 func (p *process) registerMetrics() {
