@@ -1,5 +1,7 @@
 package meter
 
+import "maps"
+
 // apiDimensions are the dimensions of an exchange, whatever it carried.
 var apiDimensions = map[string]string{
 	"request_id":          "request.id",
@@ -60,14 +62,15 @@ func AITokenUsage() Meter {
 // AICalls is the preset meter_ai_calls: one wide event for each LLM call, also when its usage is missing.
 func AICalls() Meter {
 	group := map[string]string{"time_to_first_byte_ms": "capture.time_to_first_byte_ms"}
-	for name, path := range apiDimensions {
-		group[name] = path
-	}
+	maps.Copy(group, apiDimensions)
 	for _, name := range llmScalars {
 		group[name] = "llm." + name
 	}
 	for q := range numQuantities {
 		group[q.String()] = "llm." + q.String()
+	}
+	for a := range numAmounts {
+		group[a.String()] = "llm." + a.String()
 	}
 	return Meter{Slug: "kong_ai_calls", EventType: TypeLLMUsage, Aggregation: Count, Filter: "has(llm.usage_status)", GroupBy: group, ValueProperty: "value"}
 }

@@ -190,8 +190,7 @@ func decodeFields(v reflect.Value, fields map[string]json.RawMessage) []error {
 		}
 		delete(fields, name)
 		if err := json.Unmarshal(raw, v.Field(i).Addr().Interface()); err != nil {
-			var mismatch *json.UnmarshalTypeError
-			if errors.As(err, &mismatch) {
+			if mismatch, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 				err = fmt.Errorf("expected %s, got %s", mismatch.Type, mismatch.Value)
 			}
 			problems = append(problems, fmt.Errorf("config.%s: %w", name, err))

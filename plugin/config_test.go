@@ -34,8 +34,7 @@ func schemaTypes(f *schema.Field, path string, into map[string]string) {
 func goTypes(t reflect.Type, path string, into map[string]string) {
 	switch t.Kind() {
 	case reflect.Struct:
-		for i := range t.NumField() {
-			field := t.Field(i)
+		for field := range t.Fields() {
 			switch {
 			case field.Anonymous:
 				goTypes(field.Type, path, into)

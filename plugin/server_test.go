@@ -3,8 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -75,8 +73,7 @@ type testServer struct {
 // startServer starts a plugin server that offers its metrics, with more flags.
 func startServer(t testing.TB, flags ...string) *testServer {
 	t.Helper()
-	// Not t.TempDir: a socket's path has to be shorter than 108 bytes.
-	prefix, err := os.MkdirTemp("", "kong")
+	prefix, err := os.MkdirTemp("", "kong") //nolint:usetesting // its path is too long for a unix socket
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +142,7 @@ func (s *testServer) kill() {
 	defer s.mu.Unlock()
 	if s.cmd != nil {
 		_ = s.cmd.Process.Kill()
-		<-s.exited
+		_ = <-s.exited
 		s.cmd = nil
 	}
 }
@@ -165,7 +162,7 @@ func (s *testServer) terminate() error {
 // metric returns the value of a metric, or fails.
 func (s *testServer) metric(name string) float64 {
 	s.t.Helper()
-	for _, line := range strings.Split(httpGet(s.t, "http://"+s.metrics+"/metrics"), "\n") {
+	for line := range strings.SplitSeq(httpGet(s.t, "http://"+s.metrics+"/metrics"), "\n") {
 		if rest, ok := strings.CutPrefix(line, name+" "); ok {
 			value, err := strconv.ParseFloat(rest, 64)
 			if err != nil {
@@ -575,11 +572,4 @@ func TestAWrongFlagOrCommandIsExplained(t *testing.T) {
 			t.Errorf("%s: exit %d, want %d, and to read %q:\n%s", test.args, exit, test.exit, test.want, out)
 		}
 	}
-}
-
-// randomID is an id as Kong makes it.
-func randomID() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:])
-	return hex.EncodeToString(b[:])
 }
