@@ -7,13 +7,14 @@ type LLM struct {
 	Operation    string // OpenTelemetry's gen_ai.operation.name: chat, generate_content, …
 	RequestModel string // the model asked for, where the exchange shows it
 	Model        string // the model that the response names
-	Stream       bool   // the response was a stream of events
+	Stream       *bool  // whether the response was a stream of events; nil when that is not known
 	FinishReason string // in the provider's own word
 	ResponseID   string
 
 	Usage       Usage
 	UsageStatus UsageStatus
 	UsageSource UsageSource // empty when UsageStatus is missing
+	Tokenizer   string      // what counted an estimated usage
 }
 
 // UsageStatus says how far the declared usage can be trusted to be all of it.

@@ -163,7 +163,7 @@ func (o *Observation) InferOutcome() {
 // llmScalars are the llm members that are text or true/false, in the order in which they are written.
 var llmScalars = []string{
 	"provider", "gen_ai_provider_name", "operation", "request_model", "model", "stream", "finish_reason", "response_id",
-	"usage_status", "usage_source",
+	"usage_status", "usage_source", "usage_contradiction", "tokenizer",
 }
 
 // appendLLM appends the observation's llm object.
@@ -180,12 +180,19 @@ func appendLLM(b []byte, l *LLM) (_ []byte, consistent bool) {
 	field("operation", l.Operation)
 	field("request_model", l.RequestModel)
 	field("model", l.Model)
-	b = append(b, `"stream":`...)
-	b = append(boolean(b, l.Stream), ',')
+	if l.Stream != nil {
+		b = append(boolean(append(b, `"stream":`...), *l.Stream), ',')
+	}
 	for q := range numQuantities {
 		if n, ok := l.Usage.Get(q); ok {
 			b = append(appendString(b, q.String()), ':')
 			b = append(appendNumber(b, float64(n)), ',')
+		}
+	}
+	for a := range numAmounts {
+		if x, ok := l.Usage.Amount(a); ok {
+			b = append(appendString(b, a.String()), ':')
+			b = append(appendNumber(b, x), ',')
 		}
 	}
 	field("finish_reason", l.FinishReason)
@@ -193,6 +200,8 @@ func appendLLM(b []byte, l *LLM) (_ []byte, consistent bool) {
 	field("usage_status", string(l.UsageStatus))
 	if l.UsageStatus != UsageMissing {
 		field("usage_source", string(l.UsageSource))
+		field("usage_contradiction", l.Usage.Contradiction())
+		field("tokenizer", l.Tokenizer)
 	}
 	var space [4]TokenRow
 	rows, consistent := l.Usage.AppendRows(space[:0])

@@ -85,7 +85,7 @@ func TestAnAPIRequestBecomesOneEventWithKongsDimensions(t *testing.T) {
 }
 
 func TestAnLLMCallBecomesDisjointTokenEventsAndOneWideEvent(t *testing.T) {
-	llm := LLM{Provider: "anthropic", Operation: "chat", Model: "claude-x", Stream: true, FinishReason: "end_turn", ResponseID: "msg_1", UsageStatus: UsageFinal, UsageSource: SourceStream}
+	llm := LLM{Provider: "anthropic", Operation: "chat", Model: "claude-x", Stream: new(true), FinishReason: "end_turn", ResponseID: "msg_1", UsageStatus: UsageFinal, UsageSource: SourceStream}
 	llm.Usage.Set(InputTokens, 1000)
 	llm.Usage.Set(CacheReadInputTokens, 600)
 	llm.Usage.Set(CacheWriteInputTokens, 0)

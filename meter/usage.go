@@ -1,13 +1,16 @@
 package meter
 
-import "fmt"
+import (
+	"fmt"
+	"math"
+)
 
-// Quantity names one number of tokens that a provider may declare for an exchange. Its name is the member name in the
-// observation's llm object, <kind>_<side>_tokens after OpenTelemetry's gen_ai.usage.*.
+// Quantity names one number that a provider may declare for an exchange: tokens, or other things that it counts. Its name
+// is the member name in the observation's llm object: <kind>_<side>_tokens after OpenTelemetry's gen_ai.usage.*.
 type Quantity uint8
 
-// The quantities. InputTokens includes what was read from and written to a cache, and OutputTokens includes reasoning,
-// as OpenTelemetry asks; the others are parts of those two, never additions to them.
+// The quantities of tokens. InputTokens includes what was read from and written to a cache, and OutputTokens includes
+// reasoning, as OpenTelemetry asks; the others are parts of those two, never additions to them.
 const (
 	InputTokens Quantity = iota
 	OutputTokens
@@ -30,6 +33,32 @@ const (
 	ToolUseInputTokens
 	AcceptedPredictionOutputTokens
 	RejectedPredictionOutputTokens
+)
+
+// The quantities that stand beside those: never part of InputTokens or OutputTokens.
+const (
+	// BilledInputTokens and BilledOutputTokens are what a provider invoices where it says that this is another number
+	// than what the model processed (Cohere).
+	BilledInputTokens Quantity = iota + RejectedPredictionOutputTokens + 1
+	BilledOutputTokens
+	// IterationsInputTokens and IterationsOutputTokens are the sums over all rounds of an answer, where those say more
+	// than the answer itself (Anthropic: compaction, advisor, fallback).
+	IterationsInputTokens
+	IterationsOutputTokens
+	CitationTokens // read from search results (Perplexity)
+	SearchUnits
+	SearchQueries
+	WebSearchRequests
+	WebFetchRequests
+	SourcesUsed
+	ServerToolsUsed
+	PagesProcessed
+	BillableCharacters
+	BilledImages
+	Classifications
+	ImagePixels
+	VideoPixels
+	Answers // whose usage was added up: of a realtime session, or the lines of a batch
 	numQuantities
 )
 
@@ -55,6 +84,24 @@ var quantityNames = [numQuantities]string{
 	ToolUseInputTokens:             "tool_use_input_tokens",
 	AcceptedPredictionOutputTokens: "accepted_prediction_output_tokens",
 	RejectedPredictionOutputTokens: "rejected_prediction_output_tokens",
+	BilledInputTokens:              "billed_input_tokens",
+	BilledOutputTokens:             "billed_output_tokens",
+	IterationsInputTokens:          "iterations_input_tokens",
+	IterationsOutputTokens:         "iterations_output_tokens",
+	CitationTokens:                 "citation_tokens",
+	SearchUnits:                    "search_units",
+	SearchQueries:                  "search_queries",
+	WebSearchRequests:              "web_search_requests",
+	WebFetchRequests:               "web_fetch_requests",
+	SourcesUsed:                    "sources_used",
+	ServerToolsUsed:                "server_tools_used",
+	PagesProcessed:                 "pages_processed",
+	BillableCharacters:             "billable_characters",
+	BilledImages:                   "billed_images",
+	Classifications:                "classifications",
+	ImagePixels:                    "image_pixels",
+	VideoPixels:                    "video_pixels",
+	Answers:                        "answers",
 }
 
 // String returns the quantity's name on the topic.
@@ -74,12 +121,46 @@ func Quantities() []Quantity {
 	return all
 }
 
-// Usage holds what a provider declared for one exchange: for each quantity a count of tokens, or nothing. Nothing is
-// not zero: a declared zero is kept, an undeclared number is never written. The zero value declares nothing.
+// Amount names one measure that a provider may declare and that need not be integral: money, time. Tokens are never one.
+type Amount uint8
+
+// The amounts.
+const (
+	CostUSD      Amount = iota // what the provider says that the call costs, in US dollars
+	CostUSDTicks               // the same where it says so in 1/10^10 of a dollar (xAI)
+	AudioSeconds               // of audio that was read
+	numAmounts
+)
+
+var amountNames = [numAmounts]string{CostUSD: "cost_usd", CostUSDTicks: "cost_usd_ticks", AudioSeconds: "audio_seconds"}
+
+// String returns the amount's name on the topic.
+func (a Amount) String() string {
+	if a < numAmounts {
+		return amountNames[a]
+	}
+	return fmt.Sprintf("amount(%d)", uint8(a))
+}
+
+// Amounts returns every amount, in the order in which they are written.
+func Amounts() []Amount {
+	all := make([]Amount, numAmounts)
+	for i := range all {
+		all[i] = Amount(i)
+	}
+	return all
+}
+
+// Usage holds what a provider declared for one exchange: for each quantity a count, or nothing. Nothing is not zero: a
+// declared zero is kept, an undeclared number is never written. The zero value declares nothing.
 type Usage struct {
 	counts   [numQuantities]int64
-	declared uint64 // bit q is set when counts[q] was declared
+	amounts  [numAmounts]float64
+	declared uint64 // bit q is set when counts[q] was declared, and bit numQuantities+a when amounts[a] was
 }
+
+// The bits of declared are as many as there are.
+const _ = uint(64 - numQuantities - Quantity(numAmounts))
 
 // Get returns the count declared for q, and whether one was declared.
 func (u *Usage) Get(q Quantity) (int64, bool) {
@@ -93,6 +174,34 @@ func (u *Usage) Set(q Quantity, n int64) {
 	}
 	u.counts[q] = n
 	u.declared |= 1 << q
+}
+
+// Amount returns what was declared for a, and whether anything was.
+func (u *Usage) Amount(a Amount) (float64, bool) {
+	return u.amounts[a], u.declared&(1<<(int(numQuantities)+int(a))) != 0
+}
+
+// SetAmount declares x for a. What is negative or not finite is no amount and is ignored.
+func (u *Usage) SetAmount(a Amount, x float64) {
+	if !(x >= 0 && x <= math.MaxFloat64) {
+		return
+	}
+	u.amounts[a] = x
+	u.declared |= 1 << (int(numQuantities) + int(a))
+}
+
+// Add adds to every number of u what v declares of it. The caller has bounded the numbers, so that no sum overflows.
+func (u *Usage) Add(v *Usage) {
+	for q := range numQuantities {
+		if n, ok := v.Get(q); ok {
+			u.Set(q, u.counts[q]+n)
+		}
+	}
+	for a := range numAmounts {
+		if x, ok := v.Amount(a); ok {
+			u.SetAmount(a, u.amounts[a]+x)
+		}
+	}
 }
 
 // Clear makes q undeclared again.
@@ -112,6 +221,27 @@ func (u *Usage) Overlay(v *Usage) {
 			u.Set(q, n)
 		}
 	}
+	for a := range numAmounts {
+		if x, ok := v.Amount(a); ok {
+			u.SetAmount(a, x)
+		}
+	}
+}
+
+// Contradiction says how the declared numbers contradict each other, or is "". They are reported as they were declared.
+func (u *Usage) Contradiction() string {
+	input, hasInput := u.Get(InputTokens)
+	output, hasOutput := u.Get(OutputTokens)
+	if total, ok := u.Get(TotalTokens); ok && hasInput && hasOutput && total != input+output {
+		return "total"
+	}
+	if read, write := u.counts[CacheReadInputTokens], u.counts[CacheWriteInputTokens]; hasInput && (read > input || write > input-read) {
+		return "cache"
+	}
+	if hasOutput && u.counts[ReasoningOutputTokens] > output {
+		return "reasoning"
+	}
+	return ""
 }
 
 // TokenType is the kind of a disjoint row of tokens, OpenMeter's `type` dimension.

@@ -241,7 +241,7 @@ func TestEventsOfRealExchangesAreValid(t *testing.T) {
 		t.Fatal(err)
 	}
 	llm := meter.LLM{
-		Provider: "openai", Operation: "chat", RequestModel: "gpt-4o-mini", Model: "gpt-4o-mini-2024-07-18", Stream: true,
+		Provider: "openai", Operation: "chat", RequestModel: "gpt-4o-mini", Model: "gpt-4o-mini-2024-07-18", Stream: new(true),
 		FinishReason: "stop", ResponseID: "chatcmpl-1", UsageStatus: meter.UsageFinal, UsageSource: meter.SourceStream,
 	}
 	for i, q := range meter.Quantities() {

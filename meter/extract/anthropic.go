@@ -27,6 +27,8 @@ var anthropicMessages = format{
 		{"cache_creation.ephemeral_5m_input_tokens", meter.CacheWrite5mInputTokens},
 		{"cache_creation.ephemeral_1h_input_tokens", meter.CacheWrite1hInputTokens},
 		{"output_tokens_details.thinking_tokens", meter.ReasoningOutputTokens},
+		{"server_tool_use.web_search_requests", meter.WebSearchRequests},
+		{"server_tool_use.web_fetch_requests", meter.WebFetchRequests},
 	},
 	texts: []textRule{
 		{"type", slotType},
@@ -52,10 +54,10 @@ const (
 func readAnthropic(c *collector) {
 	root, last := anthropicTop, true
 	switch kind := c.values[slotType]; {
-	case !c.llm.Stream && is(kind, "message"):
-	case c.llm.Stream && is(kind, "message_start"):
+	case !c.streamed && is(kind, "message"):
+	case c.streamed && is(kind, "message_start"):
 		root, last = anthropicStart, false
-	case c.llm.Stream && is(kind, "message_delta"):
+	case c.streamed && is(kind, "message_delta"):
 	default:
 		return
 	}

@@ -26,6 +26,7 @@ type collector struct {
 	declared meter.Usage // as the provider counts
 	named    bool        // the provider is configured: the dialect says nothing about it
 
+	streamed bool // the response is a stream
 	complete bool // no byte is missing at the end, as far as the observer knows
 	sse      bool // the content type says so
 
@@ -64,7 +65,7 @@ func newCollector(r *Response, request call) *collector {
 	c.llm.UsageStatus = meter.UsageMissing
 	mediaType, _, _ := strings.Cut(r.ContentType, ";")
 	c.sse = strings.EqualFold(strings.TrimSpace(mediaType), "text/event-stream")
-	c.llm.Stream = c.sse
+	c.streamed = c.sse
 	if c.format != nil {
 		c.llm.Operation = c.format.operation
 	}
@@ -135,13 +136,13 @@ func (c *collector) begin(p []byte) {
 		c.kind = document
 	case c.sse || strings.IndexByte("deir:", p[0]) >= 0: // data, event, id, retry, a comment
 		c.kind = events
-		c.llm.Stream = true
+		c.streamed = true
 		c.stream.event, c.stream.lost = c.event, c.loseEvent
 		return
 	default:
 		c.kind = document
 	}
-	c.llm.Stream = false
+	c.streamed = false
 }
 
 // close takes in the end of the body.
@@ -248,7 +249,7 @@ func (c *collector) document() error {
 
 // array takes in a stream that comes as one JSON array of messages.
 func (c *collector) array(doc []byte) error {
-	c.llm.Stream = true
+	c.streamed = true
 	var list scan.Scanner[[]byte]
 	list.Open(doc)
 	for {
@@ -335,6 +336,9 @@ func (c *collector) replace(u *meter.Usage, ok bool) {
 
 // result returns the call and its outcome. err is what went wrong with the body.
 func (c *collector) result(err error) (meter.LLM, error) {
+	if c.kind != unknown || c.sse {
+		c.llm.Stream = &c.streamed
+	}
 	if c.format != nil && c.llm.Provider == "" && !c.named {
 		c.llm.Provider = c.nativeProvider()
 	}
@@ -351,7 +355,7 @@ func (c *collector) result(err error) (meter.LLM, error) {
 	complement(&u)
 	c.llm.Usage = u
 	c.llm.UsageSource = meter.SourceBody
-	if c.llm.Stream {
+	if c.streamed {
 		c.llm.UsageSource = meter.SourceStream
 	}
 	c.llm.UsageStatus = meter.UsagePartial

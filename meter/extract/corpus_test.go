@@ -103,7 +103,7 @@ func (c *corpusCase) differences(llm *meter.LLM) (compared int, differences []st
 			continue
 		}
 		q, ok := quantities[name]
-		if !ok || ambiguous[name] {
+		if !ok || strings.HasPrefix(name, "iterations_") || ambiguous[name] {
 			continue
 		}
 		compared++

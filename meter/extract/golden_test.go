@@ -28,7 +28,7 @@ type report struct {
 	Operation    string           `json:"operation,omitempty"`
 	RequestModel string           `json:"request_model,omitempty"`
 	Model        string           `json:"model,omitempty"`
-	Stream       bool             `json:"stream"`
+	Stream       *bool            `json:"stream,omitempty"`
 	FinishReason string           `json:"finish_reason,omitempty"`
 	ResponseID   string           `json:"response_id,omitempty"`
 	Usage        map[string]int64 `json:"usage,omitempty"`

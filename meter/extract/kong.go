@@ -71,8 +71,10 @@ func fromAIPlugin(v [][]byte) (_ meter.LLM, ok bool) {
 		Provider:     text(v[aiProvider]),
 		RequestModel: text(v[aiRequestModel]),
 		Model:        text(v[aiResponseModel]),
-		Stream:       is(v[aiMode], "stream"),
 		UsageStatus:  meter.UsageMissing,
+	}
+	if mode := text(v[aiMode]); mode != "" {
+		llm.Stream = new(mode == "stream")
 	}
 	if provider, ok := aiProviders[llm.Provider]; ok {
 		llm.Provider = provider

@@ -43,6 +43,7 @@ var openAIChat = format{
 		{"completion_tokens_details.text_tokens", meter.TextOutputTokens},
 		{"completion_tokens_details.accepted_prediction_tokens", meter.AcceptedPredictionOutputTokens},
 		{"completion_tokens_details.rejected_prediction_tokens", meter.RejectedPredictionOutputTokens},
+		{"num_sources_used", meter.SourcesUsed},
 	},
 	texts: []textRule{
 		{"model", slotModel},
