@@ -1,0 +1,126 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// withFile is a process that was started with -config and this file.
+func withFile(t *testing.T, text string) *process {
+	t.Helper()
+	p := testProcess(t)
+	path := filepath.Join(t.TempDir(), "kafka-metering.yml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.readFile(path)
+	return p
+}
+
+// parsed is a configuration as Kong sends it.
+func parsed(t *testing.T, p *process, text string) *Config {
+	t.Helper()
+	c := newConfig(p)
+	if err := json.Unmarshal([]byte(text), c); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestAnInstanceWithoutBrokersUsesTheConnectionOfTheProcessAsAWhole(t *testing.T) {
+	p := withFile(t, `
+bootstrap_servers: [{host: kafka-1}, {host: kafka-2, port: 9093}]
+topic: metering
+cluster_name: prod-eu
+node: kong-7
+spool_dir: /var/lib/kafka-metering
+security: {ssl: true}
+queue: {max_batch_size: 7}
+`)
+	if len(p.problems) > 0 {
+		t.Fatal(p.problems)
+	}
+	c, shared, err := p.connection(parsed(t, p, `{"timeout":1234,"topic":"other"}`))
+	if err != nil || !shared {
+		t.Fatal(shared, err)
+	}
+	if len(c.BootstrapServers) != 2 || c.BootstrapServers[0].Host != "kafka-1" || !c.Security.SSL || c.Queue.MaxBatchSize != 7 {
+		t.Errorf("not the process's connection: %+v", c)
+	}
+	if c.Timeout == 1234 {
+		t.Error("the timeout is the instance's: a connection is used as a whole")
+	}
+	if c.Topic != "other" || c.ClusterName != "prod-eu" {
+		t.Errorf("topic %q, cluster %q", c.Topic, c.ClusterName)
+	}
+	if p.node != "kong-7" || p.spoolDir != "/var/lib/kafka-metering" {
+		t.Errorf("node %q, spool %q", p.node, p.spoolDir)
+	}
+	own, shared, err := p.connection(parsed(t, p, `{"bootstrap_servers":[{"host":"mine","port":9092}],"timeout":1234}`))
+	if err != nil || shared || own.Timeout != 1234 || own.Security.SSL || own.BootstrapServers[0].Host != "mine" {
+		t.Errorf("shared %v, %v: %+v", shared, err, own)
+	}
+}
+
+func TestEveryProblemOfTheProcessFileIsReportedAndTheRestCounts(t *testing.T) {
+	p := withFile(t, "bootstrap_servers: [{host: kafka}]\ntopic: 7\nbrokers: kafka\nqueue: fast\n")
+	_, _, err := p.connection(parsed(t, p, `{}`))
+	if err == nil {
+		t.Fatal("no problem is reported")
+	}
+	for _, want := range []string{"topic: expected string, got number", `unknown field "brokers"`, "queue: expected"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("not reported: %s\n%v", want, err)
+		}
+	}
+	if len(p.file.BootstrapServers) != 1 {
+		t.Error("what is right in the file does not count")
+	}
+	if missing := testProcess(t); true {
+		missing.readFile("no such file")
+		if _, _, err := missing.connection(parsed(t, missing, `{}`)); err == nil || !strings.Contains(err.Error(), "no such file") {
+			t.Errorf("a file that is not there: %v", err)
+		}
+	}
+}
+
+func TestInstancesWithOneConnectionShareASpoolAndTheNewestDecides(t *testing.T) {
+	p := testProcess(t)
+	const servers = `"bootstrap_servers":[{"host":"127.0.0.1","port":1}]`
+	first := p.newInstance(parsed(t, p, `{`+servers+`,"__seq__":1,"queue":{"max_batch_size":1}}`))
+	second := p.newInstance(parsed(t, p, `{`+servers+`,"__seq__":3,"queue":{"max_batch_size":3},"topic":"other"}`))
+	late := p.newInstance(parsed(t, p, `{`+servers+`,"__seq__":2,"queue":{"max_batch_size":2}}`))
+	elsewhere := p.newInstance(parsed(t, p, `{"bootstrap_servers":[{"host":"127.0.0.1","port":2}],"__seq__":4}`))
+	t.Cleanup(func() {
+		for _, l := range p.running() {
+			l.stop()
+			l.running.Wait()
+			_ = l.spool.Close()
+		}
+	})
+	if first.sink != second.sink || second.sink != late.sink || second.sink == elsewhere.sink {
+		t.Error("a connection has one pipeline, another connection another")
+	}
+	if got := first.sink.(*pipeline).settings.MaxBatchRecords; got != 3 {
+		t.Errorf("settings of the instance with %d are in force, want those of the newest", got)
+	}
+}
+
+func TestSpoolsOfConnectionsThatAreGoneAreCounted(t *testing.T) {
+	p := testProcess(t)
+	for _, dir := range []string{"kafka-0a1b2c3d", "empty-0a1b2c3d"} {
+		if err := os.MkdirAll(filepath.Join(p.spoolDir, dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(p.spoolDir, "kafka-0a1b2c3d", "x.spool"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.orphans(); !slices.Equal(got, []string{"kafka-0a1b2c3d"}) {
+		t.Error(got)
+	}
+}
