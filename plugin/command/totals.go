@@ -47,9 +47,13 @@ func (e event) text() string {
 	case "kong.api_request":
 		return fmt.Sprintf("%-4s %-10s %s %s, %s ms", d("request_method"), cmp.Or(d("route_name"), "(no route)"), d("status"), d("outcome"), d("duration_ms"))
 	case "kong.llm_request":
-		return fmt.Sprintf("%7s %-11s %s", d("tokens"), d("type"), d("model"))
+		return fmt.Sprintf("%5s %s tokens of %s", d("tokens"), d("type"), d("model"))
 	case "kong.llm_usage":
-		return fmt.Sprintf("%s %s: usage %s, %s in, %s out", d("provider"), cmp.Or(d("model"), d("request_model"), "(no model)"), d("usage_status"), cmp.Or(d("input_tokens"), "?"), cmp.Or(d("output_tokens"), "?"))
+		text := cmp.Or(d("model"), d("request_model"), "(no model)")
+		if e.data.Get("stream").Bool() {
+			text += ", streamed"
+		}
+		return fmt.Sprintf("%s: usage %s, %s in, %s out", text, d("usage_status"), cmp.Or(d("input_tokens"), "?"), cmp.Or(d("output_tokens"), "?"))
 	}
 	var parts []string
 	e.data.ForEach(func(k, v gjson.Result) bool {
@@ -154,7 +158,7 @@ func (t *totals) print(w io.Writer) error {
 		return cmp.Or(strings.Compare(a.meter, b.meter), strings.Compare(a.subject, b.subject), strings.Compare(a.model, b.model), strings.Compare(a.kind, b.kind))
 	})
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "EVENT TYPE\tCUSTOMER\tMODEL\tWHAT\tEVENTS\tTOTAL\t")
+	fmt.Fprintln(table, "EVENT TYPE\tCUSTOMER\tMODEL\tWHAT\tEVENTS\tTOTAL")
 	previous := ""
 	for _, key := range keys {
 		name := key.meter
@@ -162,7 +166,7 @@ func (t *totals) print(w io.Writer) error {
 			name = ""
 		}
 		previous = key.meter
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\t\n", name, key.subject, cmp.Or(key.model, "-"), key.kind, t.sums[key].events, t.sums[key])
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\n", name, key.subject, cmp.Or(key.model, "-"), key.kind, t.sums[key].events, t.sums[key])
 	}
 	return table.Flush()
 }

@@ -1,0 +1,122 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+
+	"kafka-metering/plugin/devkong/replay"
+)
+
+// call is one request of the mixed load.
+type call struct {
+	method, path, key string
+	body              string // empty: none
+	header            http.Header
+	status            int // that it has to be answered with
+}
+
+// answer is a response of the stand-in for Kong.
+type answer struct {
+	requestID string // X-Kong-Request-Id
+	call      call
+}
+
+// mixedLoad returns what try sends: every customer calls every API, as JSON and as a stream, and some calls fail.
+func mixedLoad() []call {
+	var all []call
+	llm := func(key, path, body string) {
+		all = append(all, call{method: http.MethodPost, path: path, key: key, body: body, status: http.StatusOK})
+	}
+	for _, customer := range []struct{ key, model, claude, gemini, prompt string }{
+		{"acme-key", "gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-flash", "Explain Kafka to a five year old."},
+		{"globex-key", "gpt-4o", "claude-sonnet-4-5", "gemini-2.5-pro", "Summarise the minutes of our last board meeting."},
+		{"initech-key", "o4-mini", "claude-sonnet-4-5", "gemini-2.5-pro", "Translate this contract into plain English."},
+	} {
+		prompt := customer.prompt
+		chat := fmt.Sprintf(`"model":%q,"messages":[{"role":"user","content":%q}]`, customer.model, prompt)
+		llm(customer.key, "/openai/v1/chat/completions", `{`+chat+`}`)
+		llm(customer.key, "/openai/v1/chat/completions", `{`+chat+`,"stream":true,"stream_options":{"include_usage":true}}`)
+		message := fmt.Sprintf(`"model":%q,"max_tokens":1024,"messages":[{"role":"user","content":%q}]`, customer.claude, prompt)
+		llm(customer.key, "/anthropic/v1/messages", `{`+message+`}`)
+		llm(customer.key, "/anthropic/v1/messages", `{`+message+`,"stream":true}`)
+		content := fmt.Sprintf(`{"contents":[{"role":"user","parts":[{"text":%q}]}]}`, prompt)
+		llm(customer.key, "/gemini/v1beta/models/"+customer.gemini+":generateContent", content)
+		llm(customer.key, "/gemini/v1beta/models/"+customer.gemini+":streamGenerateContent?alt=sse", content)
+		all = append(all, call{method: http.MethodGet, path: "/orders/42", key: customer.key, header: http.Header{"X-Department": {"research"}}, status: http.StatusOK})
+	}
+	// A stream whose client did not ask for its usage: no number is invented.
+	llm("acme-key", "/openai/v1/chat/completions", `{"model":"gpt-4o-mini","stream":true,"messages":[{"role":"user","content":"Why?"}]}`)
+	const hello = `{"model":"gpt-4o-mini","messages":[{"role":"user","content":"hello"}]}`
+	return append(all,
+		call{method: http.MethodPost, path: "/orders", key: "initech-key", body: `{"sku":"kong-1","quantity":2}`, status: http.StatusCreated},
+		call{method: http.MethodPost, path: "/openai/v1/chat/completions", key: "acme-key", body: hello, header: http.Header{replay.StatusHeader: {"500"}}, status: http.StatusInternalServerError},
+		call{method: http.MethodPost, path: "/openai/v1/chat/completions", key: "globex-key", body: hello, header: http.Header{replay.StatusHeader: {"429"}}, status: http.StatusTooManyRequests},
+		call{method: http.MethodGet, path: "/orders/42", key: "wrong-key", status: http.StatusUnauthorized}, // Kong rejects it
+		call{method: http.MethodGet, path: "/nowhere", status: http.StatusNotFound},                         // no route
+	)
+}
+
+// load sends the mixed load, some calls at a time, and returns what was answered. A call that is answered otherwise than
+// it has to be is an error.
+func (s *stage) load(ctx context.Context) ([]answer, error) {
+	const clients = 4
+	calls := mixedLoad()
+	answers, errs := make([]answer, len(calls)), make([]error, clients)
+	next := make(chan int)
+	var wg sync.WaitGroup
+	for i := range clients {
+		wg.Go(func() {
+			for n := range next {
+				var err error
+				if answers[n], err = s.send(ctx, calls[n]); err != nil && errs[i] == nil {
+					errs[i] = err
+				}
+			}
+		})
+	}
+	for n := range calls {
+		next <- n
+	}
+	close(next)
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return answers, nil
+}
+
+// send sends one call and reads its response to the end.
+func (s *stage) send(ctx context.Context, c call) (answer, error) {
+	request, err := http.NewRequestWithContext(ctx, c.method, s.kong.URL()+c.path, strings.NewReader(c.body))
+	if err != nil {
+		return answer{}, err
+	}
+	for name, values := range c.header {
+		request.Header[name] = values
+	}
+	if c.key != "" {
+		request.Header.Set("Apikey", c.key)
+	}
+	if c.body != "" {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return answer{}, err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return answer{}, fmt.Errorf("%s %s: %w", c.method, c.path, err)
+	}
+	if response.StatusCode != c.status {
+		return answer{}, fmt.Errorf("%s %s: answered %s, want %d: %.200s", c.method, c.path, response.Status, c.status, body)
+	}
+	return answer{requestID: response.Header.Get("X-Kong-Request-Id"), call: c}, nil
+}
