@@ -142,7 +142,7 @@ func (s *testServer) kill() {
 	defer s.mu.Unlock()
 	if s.cmd != nil {
 		_ = s.cmd.Process.Kill()
-		_ = <-s.exited
+		<-s.exited //nolint:errcheck // it was killed
 		s.cmd = nil
 	}
 }

@@ -137,17 +137,6 @@ func (t *totals) fold(key total, value float64) {
 	}
 }
 
-// of returns the sum of all totals that match says yes to.
-func (t *totals) of(match func(total) bool) float64 {
-	var all float64
-	for key, s := range t.sums {
-		if match(key) {
-			all += s.value
-		}
-	}
-	return all
-}
-
 // print writes the table of totals.
 func (t *totals) print(w io.Writer) error {
 	keys := make([]total, 0, len(t.sums))
