@@ -163,13 +163,16 @@ func parseDeclarative(raw []byte, now int64) *entities {
 	dec := yaml.NewDecoder(bytes.NewReader(raw))
 	dec.KnownFields(true)
 	if err := dec.Decode(&f); err != nil {
-		var typed *yaml.TypeError
-		if errors.As(err, &typed) {
-			for _, problem := range typed.Errors {
-				e.problems = append(e.problems, errors.New(problem))
-			}
-		} else {
+		typed, ok := errors.AsType[*yaml.TypeError](err)
+		if !ok {
 			e.problems = append(e.problems, err)
+			return e
+		}
+		for _, problem := range typed.Errors {
+			if field, _, unknown := strings.Cut(problem, " not found in type"); unknown {
+				problem = field + ": unknown field, or one that the stand-in does not have"
+			}
+			e.problems = append(e.problems, errors.New(problem))
 		}
 		return e
 	}

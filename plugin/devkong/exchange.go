@@ -38,12 +38,11 @@ type Exchange struct {
 
 // Request is the live request of an Exchange.
 type Request struct {
-	Method, Scheme, Host, Path, RawQuery string
-	Port                                 int
-	Body                                 []byte
-	ClientIP                             string
-	ClientPort                           int
-	UpstreamHeaders                      http.Header // of the buffered response, for kong.service.response
+	Method, Host, Path, RawQuery string
+	Port                         int
+	Body                         []byte
+	ClientIP                     string
+	UpstreamHeaders              http.Header // of the buffered response, for kong.service.response
 }
 
 // SetShared puts a value into kong.ctx.shared, as a Lua plugin on the same route would: a string, float64, bool, nil,

@@ -63,7 +63,7 @@ type Kong struct {
 	accepted  atomic.Int64
 
 	base    context.Context // of the Log phases
-	running sync.WaitGroup  // Log phases, and requests that may have one yet
+	running running
 	closing sync.Once
 }
 
@@ -151,6 +151,45 @@ func (k *Kong) start(ctx context.Context) error {
 	return nil
 }
 
+// running counts what Wait waits for: Log phases, and requests that may have one yet. A WaitGroup would not do, for
+// requests may begin while somebody waits.
+type running struct {
+	mu   sync.Mutex
+	n    int
+	zero chan struct{} // closed when n gets to 0; nil when nobody waits
+}
+
+func (r *running) begin() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.n++
+}
+
+func (r *running) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.n--
+	if r.n == 0 && r.zero != nil {
+		close(r.zero)
+		r.zero = nil
+	}
+}
+
+// none returns a channel that is closed once nothing runs.
+func (r *running) none() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.n == 0 {
+		closed := make(chan struct{})
+		close(closed)
+		return closed
+	}
+	if r.zero == nil {
+		r.zero = make(chan struct{})
+	}
+	return r.zero
+}
+
 // workerKey is the context key of the worker of a connection.
 type workerKey struct{}
 
@@ -184,13 +223,8 @@ func (k *Kong) PluginServerPID(plugin string) int {
 
 // Wait waits until no request and no Log phase is running: whoever has its response has been logged then.
 func (k *Kong) Wait(ctx context.Context) error {
-	done := make(chan struct{})
-	go func() {
-		k.running.Wait()
-		close(done)
-	}()
 	select {
-	case <-done:
+	case <-k.running.none():
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("wait for the Log phases: %w", context.Cause(ctx))

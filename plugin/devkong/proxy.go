@@ -35,14 +35,12 @@ func (k *Kong) serve(w http.ResponseWriter, r *http.Request) {
 	t.requestSize = requestSize(r, t.headers, len(body))
 	t.host = strings.ToLower(hostOnly(r.Host))
 	t.port = k.listener.Addr().(*net.TCPAddr).Port
-	host, port, _ := net.SplitHostPort(r.RemoteAddr)
-	t.clientIP = host
-	t.clientPort, _ = strconv.Atoi(port)
+	t.clientIP = hostOnly(r.RemoteAddr)
 
-	k.running.Add(1) // so that Wait does not overtake a response whose Log phase is yet to start
+	k.running.begin() // so that Wait does not overtake a response whose Log phase is yet to start
 	abort := t.run()
 	t.log()
-	k.running.Done()
+	k.running.end()
 	if abort {
 		panic(http.ErrAbortHandler)
 	}
@@ -86,12 +84,7 @@ func (t *transaction) proxy() (abort bool) {
 		return false
 	}
 	t.proxied = true
-	ctx, cancel := context.WithCancelCause(t.r.Context())
-	defer cancel(nil)
-	silence := time.AfterFunc(time.Hour, func() { cancel(errTimeout) })
-	defer silence.Stop()
-
-	resp, status := t.balance(ctx, silence, ip, port)
+	resp, status := t.balance(ip, port)
 	t.received = time.Now()
 	t.waiting = millis(t.received.Sub(t.balanced))
 	t.kongLatency = millis(t.balanced.Sub(t.start))
@@ -103,19 +96,16 @@ func (t *transaction) proxy() (abort bool) {
 		t.upstreamFailed(status)
 		return false
 	}
-	defer resp.Body.Close()
+	defer resp.close()
 	t.status = resp.StatusCode
-	t.responseHeaders = upstreamHeaders(resp)
-	read := func(p []byte) (int, error) {
-		silence.Reset(milliseconds(service.ReadTimeout))
-		return resp.Body.Read(p)
-	}
+	t.responseHeaders = upstreamHeaders(resp.Header)
+	t.chunked = !t.bodiless() && resp.ContentLength < 0
 	if t.buffered {
-		t.sendBuffered(readerFunc(read), resp)
+		t.sendBuffered(resp)
 		return false
 	}
 	t.upstreamStatus = t.statusList(resp.StatusCode)
-	return t.sendStream(readerFunc(read), resp)
+	return t.sendStream(resp)
 }
 
 // statusList is nginx's $upstream_status: the statuses of all tries.
@@ -135,39 +125,73 @@ func (t *transaction) statusList(last int) string {
 // balance tries the upstream until it answers, once and as many more times as the service has retries. As nginx does, it
 // tries again after a failed connection, and after other failures only what is safe to send twice. It returns the status
 // of the last failure.
-func (t *transaction) balance(ctx context.Context, silence *time.Timer, ip string, port int) (*http.Response, int) {
+func (t *transaction) balance(ip string, port int) (*upstream, int) {
 	service := t.match.route.service
 	for n := 0; ; n++ {
 		t.balanced = time.Now()
 		t.tries = append(t.tries, try{ip: ip, port: port, start: t.balanced})
 		current := &t.tries[len(t.tries)-1]
-		req := t.upstreamRequest(ctx, ip, port)
-		current.latency = time.Since(current.start)
-		silence.Reset(milliseconds(service.ReadTimeout))
-		resp, err := t.kong.transport.RoundTrip(req)
+		resp, err := t.ask(t.upstreamRequest(ip, port), current)
 		if err == nil {
 			return resp, 0
 		}
 		status := http.StatusBadGateway
-		if errors.Is(context.Cause(ctx), errTimeout) {
+		if errors.Is(err, errTimeout) {
 			status = http.StatusGatewayTimeout
 		}
 		current.failed = status
-		t.kong.log.Error("upstream failed", "address", req.URL.Host, "error", err)
-		var op *net.OpError
-		unsent := errors.As(err, &op) && op.Op == "dial"
+		t.kong.log.Error("upstream failed", "host", service.Host, "ip", ip, "port", port, "error", err)
+		op, ok := errors.AsType[*net.OpError](err)
+		unsent := ok && op.Op == "dial"
 		again := unsent || !slices.Contains([]string{http.MethodPost, http.MethodPatch, "LOCK"}, t.r.Method)
-		if n >= service.retries() || !again || ctx.Err() != nil {
+		if n >= service.retries() || !again || t.r.Context().Err() != nil {
 			return nil, status
 		}
 	}
 }
 
+// upstream is a response of an upstream. Who reads its body from it gets an error when the upstream is silent for longer
+// than its service allows.
+type upstream struct {
+	*http.Response
+	timeout time.Duration
+	silence *time.Timer
+	cancel  context.CancelCauseFunc
+}
+
+func (u *upstream) Read(p []byte) (int, error) {
+	u.silence.Reset(u.timeout)
+	return u.Body.Read(p)
+}
+
+func (u *upstream) close() {
+	u.silence.Stop()
+	_ = u.Body.Close()
+	u.cancel(nil)
+}
+
+// ask makes one try.
+func (t *transaction) ask(req *http.Request, current *try) (*upstream, error) {
+	timeout := milliseconds(t.match.route.service.ReadTimeout)
+	ctx, cancel := context.WithCancelCause(t.r.Context())
+	silence := time.AfterFunc(timeout, func() { cancel(errTimeout) })
+	current.latency = time.Since(current.start)
+	resp, err := t.kong.transport.RoundTrip(req.WithContext(ctx))
+	if err != nil {
+		silence.Stop()
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		cancel(nil)
+		return nil, err
+	}
+	return &upstream{Response: resp, timeout: timeout, silence: silence, cancel: cancel}, nil
+}
+
 // upstreamRequest builds the request that Kong sends.
-func (t *transaction) upstreamRequest(ctx context.Context, ip string, port int) *http.Request {
+func (t *transaction) upstreamRequest(ip string, port int) *http.Request {
 	service := t.match.route.service
-	path, _, _ := strings.Cut(t.upstreamURI, "?")
-	_, query, hasQuery := strings.Cut(t.upstreamURI, "?")
+	path, query, hasQuery := strings.Cut(t.upstreamURI, "?")
 	h := t.headers.Clone()
 	for _, name := range append(strings.Split(h.Get("Connection"), ","), "Connection", "Keep-Alive", "Proxy", "Proxy-Connection",
 		"Transfer-Encoding", "Te", "Upgrade", "Host", "Content-Length") {
@@ -210,9 +234,10 @@ func (t *transaction) upstreamRequest(ctx context.Context, ip string, port int) 
 		ContentLength: int64(len(t.body)),
 	}
 	if len(t.body) > 0 {
-		req.Body = io.NopCloser(bytes.NewReader(t.body))
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(t.body)), nil }
+		req.Body, _ = req.GetBody()
 	}
-	return req.WithContext(ctx)
+	return req
 }
 
 // upstreamFailed answers for an upstream that could not be reached. Buffered, the failure is a response in Kong's eyes,
@@ -232,9 +257,7 @@ func (t *transaction) clientGone() {
 }
 
 // sendStream sends the response on as it comes, each piece at once.
-func (t *transaction) sendStream(body io.Reader, resp *http.Response) (abort bool) {
-	bodiless := t.r.Method == http.MethodHead || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified
-	t.chunked = !bodiless && resp.ContentLength < 0
+func (t *transaction) sendStream(body io.Reader) (abort bool) {
 	t.finishHeaders()
 	t.writeHeader()
 	flusher := http.NewResponseController(t.w)
@@ -266,7 +289,7 @@ func (t *transaction) sendStream(body io.Reader, resp *http.Response) (abort boo
 }
 
 // sendBuffered holds the response back until it is whole, runs the response phase, and sends it then.
-func (t *transaction) sendBuffered(body io.Reader, resp *http.Response) {
+func (t *transaction) sendBuffered(body io.Reader) {
 	whole, err := io.ReadAll(body)
 	t.received = time.Now()
 	t.waiting = millis(t.received.Sub(t.balanced))
@@ -276,10 +299,10 @@ func (t *transaction) sendBuffered(body io.Reader, resp *http.Response) {
 		return
 	}
 	if err != nil && t.r.Method != http.MethodHead {
-		t.fail(resp.StatusCode) // a truncated body becomes an error text with the upstream's status
+		t.fail(t.status) // a truncated body becomes an error text with the upstream's status
 		return
 	}
-	t.bufferedBody, t.upstreamStatus = whole, resp.StatusCode
+	t.bufferedBody, t.upstreamStatus = whole, t.status
 	e := t.live()
 	e.Request.UpstreamHeaders = t.responseHeaders.Clone()
 	for _, c := range t.plugins {
@@ -293,11 +316,9 @@ func (t *transaction) sendBuffered(body io.Reader, resp *http.Response) {
 			return
 		}
 	}
-	bodiless := t.r.Method == http.MethodHead || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified
-	t.chunked = !bodiless && resp.ContentLength < 0
 	t.finishHeaders()
 	t.writeHeader()
-	if !bodiless {
+	if !t.bodiless() {
 		if t.chunked {
 			_ = http.NewResponseController(t.w).Flush()
 			t.bytesSent += chunkSize(len(whole)) + len("0\r\n\r\n")
@@ -309,9 +330,14 @@ func (t *transaction) sendBuffered(body io.Reader, resp *http.Response) {
 	t.receive = millis(time.Since(t.received))
 }
 
+// bodiless says whether the response has no body whatever its headers say.
+func (t *transaction) bodiless() bool {
+	return t.r.Method == http.MethodHead || t.status == http.StatusNoContent || t.status == http.StatusNotModified
+}
+
 // upstreamHeaders returns the headers that nginx passes on.
-func upstreamHeaders(resp *http.Response) http.Header {
-	h := resp.Header.Clone()
+func upstreamHeaders(from http.Header) http.Header {
+	h := from.Clone()
 	for _, name := range append(strings.Split(h.Get("Connection"), ","), "Connection", "Keep-Alive", "Transfer-Encoding", "Trailer") {
 		h.Del(strings.TrimSpace(name))
 	}
@@ -334,7 +360,3 @@ func withoutArg(raw, name string) string {
 }
 
 func milliseconds(n int) time.Duration { return time.Duration(n) * time.Millisecond }
-
-type readerFunc func([]byte) (int, error)
-
-func (f readerFunc) Read(p []byte) (int, error) { return f(p) }

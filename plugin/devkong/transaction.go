@@ -1,6 +1,7 @@
 package devkong
 
 import (
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -24,7 +25,6 @@ type transaction struct {
 	host        string // without the port
 	port        int    // of Kong
 	clientIP    string
-	clientPort  int
 	query       string // as plugins left it
 
 	match      *match
@@ -112,6 +112,9 @@ func (t *transaction) access() (rejected func()) {
 			}
 		}
 	}
+	if t.exchange != nil && t.exchange.nginx.get("buffered_proxying") == true {
+		t.buffered = true // what kong.service.request.enable_buffering sets, and a Go plugin can only set by hand
+	}
 	return rejected
 }
 
@@ -130,8 +133,8 @@ func (t *transaction) live() *Exchange {
 		t.exchange = &Exchange{
 			Start: t.start, RequestHeaders: t.headers,
 			Request: &Request{
-				Method: t.r.Method, Scheme: "http", Host: t.host, Path: t.r.URL.EscapedPath(), RawQuery: t.r.URL.RawQuery,
-				Port: t.port, Body: t.body, ClientIP: t.clientIP, ClientPort: t.clientPort,
+				Method: t.r.Method, Host: t.host, Path: t.r.URL.EscapedPath(), RawQuery: t.r.URL.RawQuery,
+				Port: t.port, Body: t.body, ClientIP: t.clientIP,
 			},
 		}
 	}
@@ -171,9 +174,9 @@ func (t *transaction) log() {
 			t.kong.log.Error("lua_max_running_timers are not enough", "worker", t.worker.id)
 			continue
 		}
-		t.kong.running.Add(1)
+		t.kong.running.begin()
 		go func() {
-			defer t.kong.running.Done()
+			defer t.kong.running.end()
 			defer t.worker.timers.Add(-1)
 			// The timer has nothing to do with the request's context any more.
 			if err := t.worker.Log(t.kong.base, c, e); err != nil {
@@ -222,13 +225,11 @@ func (t *transaction) fail(status int) {
 
 // answer sends a response that Kong has made itself.
 func (t *transaction) answer(status int, mime, body string, headers http.Header) {
-	t.status = status
+	t.status, t.chunked = status, false
 	t.responseHeaders = http.Header{
 		"Content-Type": {mime}, "Content-Length": {strconv.Itoa(len(body))}, "Date": {time.Now().UTC().Format(http.TimeFormat)},
 	}
-	for name, values := range headers {
-		t.responseHeaders[name] = values
-	}
+	maps.Copy(t.responseHeaders, headers)
 	t.finishHeaders()
 	t.writeHeader()
 	if t.r.Method != http.MethodHead {
@@ -262,9 +263,8 @@ func (t *transaction) finishHeaders() {
 // writeHeader sends the status and the headers and counts their bytes.
 func (t *transaction) writeHeader() {
 	out := t.w.Header()
-	for name, values := range t.responseHeaders {
-		out[name] = values
-	}
+	out["Content-Type"] = nil // keeps Go from guessing one
+	maps.Copy(out, t.responseHeaders)
 	out.Set("Connection", "keep-alive")
 	if t.r.Close {
 		out.Set("Connection", "close")
