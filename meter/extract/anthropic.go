@@ -6,29 +6,41 @@ import (
 	"kafka-metering/meter"
 )
 
-// anthropicMessages is Anthropic's messages, also behind Vertex AI's rawPredict.
+// anthropicCounts are the members of Anthropic's usage (https://docs.anthropic.com/en/api/messages). input_tokens leaves
+// out what was read from and written to the cache (https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching).
+var anthropicCounts = []countRule{
+	{"input_tokens", meter.InputTokens},
+	{"output_tokens", meter.OutputTokens},
+	{"cache_read_input_tokens", meter.CacheReadInputTokens},
+	{"cache_creation_input_tokens", meter.CacheWriteInputTokens},
+	{"cache_creation.ephemeral_5m_input_tokens", meter.CacheWrite5mInputTokens},
+	{"cache_creation.ephemeral_1h_input_tokens", meter.CacheWrite1hInputTokens},
+	{"output_tokens_details.thinking_tokens", meter.ReasoningOutputTokens},
+	{"server_tool_use.web_search_requests", meter.WebSearchRequests},
+	{"server_tool_use.web_fetch_requests", meter.WebFetchRequests},
+}
+
+// anthropicLists are the rounds of an answer (https://docs.anthropic.com/en/docs/build-with-claude/compaction): those that
+// are no messages, of compaction, advisor and fallback, are not in the numbers at the top.
+var anthropicLists = []listRule{{path: "iterations", counts: []countRule{
+	{"input_tokens", meter.IterationsInputTokens},
+	{"cache_read_input_tokens", meter.IterationsInputTokens},
+	{"cache_creation_input_tokens", meter.IterationsInputTokens},
+	{"output_tokens", meter.IterationsOutputTokens},
+}}}
+
+// anthropicMessages is Anthropic's messages, also behind Vertex AI's rawPredict and Bedrock's InvokeModel.
 //
-//   - https://docs.anthropic.com/en/api/messages: usage, at the top level; input_tokens leaves out what was read from and
-//     written to the cache (https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching).
-//   - https://docs.anthropic.com/en/docs/build-with-claude/streaming: message_start holds the first usage, with a
-//     placeholder for the output; message_delta holds the last, cumulative one, with some or all of the members. So its
-//     members go over the first one's, and nothing is added up.
-//
-// usage.iterations repeats the numbers by round and is not read: the top level is what the message itself took.
+// In a stream (https://docs.anthropic.com/en/docs/build-with-claude/streaming) message_start holds the first usage, with a
+// placeholder for the output; message_delta holds the last, cumulative one, with some or all of the members. So its
+// members go over the first one's, and nothing is added up.
 var anthropicMessages = format{
+	api:       "messages",
 	operation: "chat",
-	marker:    `"usage"`,
-	roots:     []string{"usage", "message.usage"},
-	counts: []countRule{
-		{"input_tokens", meter.InputTokens},
-		{"output_tokens", meter.OutputTokens},
-		{"cache_read_input_tokens", meter.CacheReadInputTokens},
-		{"cache_creation_input_tokens", meter.CacheWriteInputTokens},
-		{"cache_creation.ephemeral_5m_input_tokens", meter.CacheWrite5mInputTokens},
-		{"cache_creation.ephemeral_1h_input_tokens", meter.CacheWrite1hInputTokens},
-		{"output_tokens_details.thinking_tokens", meter.ReasoningOutputTokens},
-		{"server_tool_use.web_search_requests", meter.WebSearchRequests},
-		{"server_tool_use.web_fetch_requests", meter.WebFetchRequests},
+	markers:   []string{`"usage"`},
+	shapes: []shape{
+		{[]sign{{"type", "message"}, {"role", "assistant"}, {"model", `"`}}, ""},
+		{[]sign{{"type", "message_start"}, {"message.usage", "{"}}, ""},
 	},
 	texts: []textRule{
 		{"type", slotType},
@@ -39,11 +51,15 @@ var anthropicMessages = format{
 		{"stop_reason", slotFinish},
 		{"delta.stop_reason", slotFinish},
 	},
-	native: "anthropic",
-	models: "claude",
-	read:   readAnthropic,
-	ends:   endsAnthropic,
-	settle: settleAnthropic,
+	roots:   []string{"usage", "message.usage"},
+	counts:  anthropicCounts,
+	lists:   anthropicLists,
+	native:  "anthropic",
+	models:  "claude",
+	merging: overlays,
+	read:    readAnthropic,
+	ends:    endsAnthropic,
+	settle:  settleAnthropic,
 }.compile()
 
 const (
@@ -51,36 +67,59 @@ const (
 	anthropicStart        // message.usage
 )
 
-func readAnthropic(c *collector) {
+func readAnthropic(c *Reader) {
 	root, last := anthropicTop, true
-	switch kind := c.values[slotType]; {
-	case !c.streamed && is(kind, "message"):
-	case c.streamed && is(kind, "message_start"):
+	switch kind := c.texts[slotType]; {
+	case is(kind, "message"):
+	case is(kind, "message_start"):
 		root, last = anthropicStart, false
-	case c.streamed && is(kind, "message_delta"):
+	case is(kind, "message_delta"):
 	default:
 		return
 	}
-	u, ok := c.counts(root)
-	if !ok {
-		c.bad = true // for good: what it goes over or under is not known any more
-		return
-	}
-	c.declared.Overlay(&u)
-	if _, output := u.Get(meter.OutputTokens); output && last {
-		c.settled, c.damaged, c.lost = true, false, false
+	u, ok := c.usage(root)
+	_, output := u.Get(meter.OutputTokens)
+	settled, damaged, lost := c.settled, c.damaged, c.lost
+	c.merge(&u, ok)
+	if !output || !last {
+		c.settled, c.damaged, c.lost = settled, damaged, lost
 	}
 }
 
 // endsAnthropic knows a stream's last event, {"type":"message_stop"}.
-func endsAnthropic(c *collector, data []byte) bool {
+func endsAnthropic(c *Reader, data []byte) bool {
 	const start = len(`{ "type": "message_stop"`)
 	return bytes.Contains(data[:min(len(data), start)], []byte("message_stop")) && c.parse(data) == nil &&
-		is(c.values[slotType], "message_stop")
+		is(c.texts[slotType], "message_stop")
 }
 
-// settleAnthropic includes the cached tokens in the input, as OpenTelemetry asks for this provider.
+// settleAnthropic includes the cached tokens in the input, as OpenTelemetry asks for this provider. Rounds that say no
+// more than the message are left out.
 func settleAnthropic(u *meter.Usage) {
 	include(u, meter.InputTokens, meter.CacheReadInputTokens)
 	include(u, meter.InputTokens, meter.CacheWriteInputTokens)
+	input, _ := u.Get(meter.InputTokens)
+	output, _ := u.Get(meter.OutputTokens)
+	allInput, _ := u.Get(meter.IterationsInputTokens)
+	allOutput, _ := u.Get(meter.IterationsOutputTokens)
+	if allInput == input && allOutput == output {
+		u.Clear(meter.IterationsInputTokens)
+		u.Clear(meter.IterationsOutputTokens)
+	}
 }
+
+// anthropicComplete is Anthropic's text completions, which declare no usage
+// (https://docs.anthropic.com/en/api/complete).
+var anthropicComplete = format{
+	api:       "complete",
+	operation: "text_completion",
+	markers:   []string{`"stop_reason"`},
+	shapes:    []shape{{[]sign{{"type", "completion"}, {"completion", `"`}}, ""}},
+	texts: []textRule{
+		{"model", slotModel},
+		{"id", slotID},
+		{"stop_reason", slotFinish},
+	},
+	native: "anthropic",
+	models: "claude",
+}.compile()

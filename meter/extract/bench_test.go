@@ -2,6 +2,7 @@ package extract
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -126,7 +127,7 @@ func BenchmarkExtract(b *testing.B) {
 			b.SetBytes(int64(len(r.Body)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := Extract(&r); err != bench.err {
+				if _, err := Extract(&r); !errors.Is(err, bench.err) {
 					b.Fatal(err)
 				}
 			}

@@ -8,33 +8,35 @@ import (
 // Readable reports whether a response of that content type can declare usage or be read by a meter, so that a front
 // need not copy images and files. A missing content type may be anything.
 func Readable(contentType string) bool {
-	mediaType, _, _ := strings.Cut(strings.ToLower(contentType), ";")
-	mediaType = strings.TrimSpace(mediaType)
+	mediaType := mediaTypeOf(contentType)
 	switch mediaType {
 	case "", "text/event-stream", "text/plain", "application/octet-stream":
 		return true // servers mislabel JSON and streams as the last two
+	case eventStreamType:
+		return true
 	}
 	return strings.Contains(mediaType, "json")
+}
+
+// eventStreamType is the media type of AWS's event streams.
+const eventStreamType = "application/vnd.amazon.eventstream"
+
+// mediaTypeOf returns the media type of a Content-Type, without its parameters.
+func mediaTypeOf(contentType string) string {
+	mediaType, _, _ := strings.Cut(strings.ToLower(contentType), ";")
+	return strings.TrimSpace(mediaType)
 }
 
 // JSONBody returns the decoded body of a response that is one JSON document, for meters that read it; nil when it is
 // not labelled as one, was not seen whole, or exceeds the size up to which bodies are read. Whether it is valid JSON the
 // reader checks. The result may be r.Body.
 func JSONBody(r *Response) []byte {
-	mediaType, _, _ := strings.Cut(strings.ToLower(r.ContentType), ";")
-	if mediaType = strings.TrimSpace(mediaType); !r.Complete || mediaType != "application/json" && !strings.HasSuffix(mediaType, "+json") {
+	mediaType := mediaTypeOf(r.ContentType)
+	if !r.Complete || len(r.Body) > maxDocument || mediaType != "application/json" && !strings.HasSuffix(mediaType, "+json") {
 		return nil
 	}
-	z, err := decompress(r.Body, r.ContentEncoding)
-	if err != nil || len(r.Body) > maxDocument {
-		return nil
-	}
-	if z == nil {
-		return r.Body
-	}
-	defer z.Close() //nolint:errcheck // a reader over memory
 	var out bytes.Buffer
-	err = inflate(z, func(b []byte) error {
+	d, err := newDecoder(r.ContentEncoding, r.Body, func(b []byte) error {
 		if out.Len()+len(b) > maxDocument {
 			return ErrTooLarge
 		}
@@ -42,6 +44,13 @@ func JSONBody(r *Response) []byte {
 		return nil
 	})
 	if err != nil {
+		return nil
+	}
+	if d == nil {
+		return r.Body
+	}
+	writeErr := d.Write(r.Body)
+	if err := d.Close(); err != nil || writeErr != nil {
 		return nil
 	}
 	return out.Bytes()

@@ -1,8 +1,13 @@
 package extract
 
+import "strconv"
+
 // maxCount bounds a count: a trillion tokens in one exchange is an error or an attack, and the bound keeps every sum of
 // counts exact.
 const maxCount = 1_000_000_000_000
+
+// maxAmount bounds a measure likewise; xAI counts 10^10 to the dollar.
+const maxAmount = 1e15
 
 // count reads a raw JSON value as a count of tokens. It must be a number, integral and between 0 and maxCount; 10.0 and
 // 1e1 are ten, since some APIs count in floats (Cohere and Bedrock Titan do). The reading is exact: no float is involved.
@@ -85,4 +90,13 @@ func exponent(b []byte) (e int, ok bool) {
 		e = -e
 	}
 	return e, true
+}
+
+// amount reads a raw JSON value as a measure: a number that is finite and not negative.
+func amount(raw []byte) (float64, bool) {
+	if len(raw) == 0 || raw[0] < '0' || raw[0] > '9' {
+		return 0, false
+	}
+	x, err := strconv.ParseFloat(string(raw), 64)
+	return x, err == nil && x <= maxAmount
 }

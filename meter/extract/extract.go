@@ -13,17 +13,16 @@
 //   - Numbers are normalised to what OpenTelemetry asks: input includes cached tokens, output includes reasoning. What a
 //     format declares otherwise is added by that format's documented rule; a total that contradicts its parts without
 //     such a rule is left as it was declared.
-//   - Streams repeat cumulative numbers: a later one replaces an earlier one, and nothing is ever added up.
+//   - Streams repeat cumulative numbers: a later one replaces an earlier one. Only answers of their own add up, of a
+//     realtime session or a batch.
 //
 // All functions may be used by several goroutines at once, and none of them keeps a reference to a body.
 package extract
 
 import (
 	"errors"
-	"strings"
 
 	"kafka-metering/meter"
-	"kafka-metering/meter/scan"
 )
 
 // Outcomes of [Extract] other than success. Each exchange has exactly one.
@@ -56,129 +55,21 @@ type Response struct {
 	Seen            bool   // a body was observed; it may be empty
 	Complete        bool   // Body is known to be the whole body
 	Provider        string // the configured provider name; "" or "auto" is to go by what the exchange shows
+
+	// Header returns a response header by its name in lower case, or "". nil: the headers are not known. Those that are
+	// read are [UsageHeaders].
+	Header func(name string) string
+	// Stored asks for the usage of answers that are read again too: a response, run, prediction or batch that is polled or
+	// downloaded. What they consumed is declared each time, so a bill must not.
+	Stored bool
+	// Estimate asks for a count of the delivered text where a stream has declared no usage.
+	Estimate bool
+	// Explain is told each step.
+	Explain func(Finding)
 }
 
 // configured reports whether the configuration names a provider.
 func (r *Response) configured() bool { return r.Provider != "" && r.Provider != "auto" }
-
-// format is how one API declares usage. The rules are data; read holds what is not.
-type format struct {
-	operation string // gen_ai.operation.name
-	marker    string // the key, quoted, without which no message declares anything
-	roots     []string
-	counts    []countRule // below each root; of several for one quantity the first that is declared counts
-	texts     []textRule
-	arrays    bool   // a stream may come as one JSON array
-	native    string // the provider whose own format this is
-	models    string // what the names of that provider's models start with
-	lateEnd   bool   // the finish reason may stand in a message that declares no usage
-
-	// read takes a message that has been scanned.
-	read func(c *collector)
-	// ends reports whether an event, which no marker is in, says that the stream is whole. nil: no event does.
-	ends func(c *collector, data []byte) bool
-	// settle turns the numbers as declared into meter's. nil: they are.
-	settle func(u *meter.Usage)
-
-	shape *scan.Shape // compiled from the above
-}
-
-type countRule struct {
-	path     string
-	quantity meter.Quantity
-}
-
-type textRule struct {
-	path string
-	slot int
-}
-
-// Slots of the texts that formats read. The counts follow, root by root.
-const (
-	slotModel = iota
-	slotID
-	slotFinish
-	slotType
-	slotInputDetails
-	slotOutputDetails
-	numTextSlots
-	maxSlots = 64
-)
-
-// compile makes the format's shape.
-func (f format) compile() *format {
-	f.shape = new(scan.Shape)
-	for _, t := range f.texts {
-		f.shape.Add(t.path, t.slot)
-	}
-	slot := numTextSlots
-	for _, root := range f.roots {
-		for _, c := range f.counts {
-			f.shape.Add(root+"."+c.path, slot)
-			slot++
-		}
-	}
-	if slot > maxSlots {
-		panic("bug: a format has too many rules")
-	}
-	return &f
-}
-
-// endpoints are the paths that tell the format. A path that is not here may still be an LLM call by its body's shape.
-var endpoints = []struct {
-	suffix string
-	format *format // nil: the shape must tell
-	hosts  bool    // other APIs have such paths: only with a known or configured provider
-}{
-	{suffix: "/chat/completions", format: openAIChat},
-	{suffix: "/v1/messages", format: anthropicMessages, hosts: true},
-	{suffix: ":generateContent", format: geminiContent},
-	{suffix: ":streamGenerateContent", format: geminiContent},
-	{suffix: ":rawPredict"},
-	{suffix: ":streamRawPredict"},
-}
-
-// elsewhere are the paths that look like calls, or whose answers have the shape of one, but where nothing is consumed:
-// counts of a request that is not made, and stored answers, whose usage was declared before.
-var elsewhere = struct{ suffixes, parts []string }{
-	suffixes: []string{"/count_tokens", "/count-tokens", ":countTokens", "/input_tokens", "/batches", "/files", "/uploads"},
-	parts:    []string{"/chat/completions/", "/models/count-tokens:"},
-}
-
-// call is what the request alone says.
-type call struct {
-	sure     bool    // it is an LLM call whatever the body holds
-	format   *format // nil when only the body can tell
-	provider string
-	model    string
-}
-
-// classify goes by method, path, host and configuration. ok is false when the exchange is certainly no LLM call.
-func classify(r *Response) (_ call, ok bool) {
-	if r.Method != "POST" {
-		return call{}, false
-	}
-	path, _, _ := strings.Cut(r.Path, "?")
-	path = strings.TrimSuffix(path, "/")
-	for _, suffix := range elsewhere.suffixes {
-		if strings.HasSuffix(path, suffix) {
-			return call{}, false
-		}
-	}
-	for _, part := range elsewhere.parts {
-		if strings.Contains(path, part) {
-			return call{}, false
-		}
-	}
-	c := call{provider: providerOf(r, path), model: pathModel(path), sure: r.configured()}
-	for _, e := range endpoints {
-		if strings.HasSuffix(path, e.suffix) && (!e.hosts || c.provider != "") {
-			c.sure, c.format = true, e.format
-			break
-		}
-	}
-	return c, true
-}
 
 // Extract returns what a response says about the LLM call that it answers.
 //
@@ -193,27 +84,18 @@ func classify(r *Response) (_ call, ok bool) {
 // The provider is the configured one, or the one whose host (or unmistakable path) it is. For other hosts it is empty,
 // unless the server speaks Anthropic's or Gemini's own format and names one of their models.
 func Extract(r *Response) (meter.LLM, error) {
-	request, ok := classify(r)
-	if !ok {
-		return meter.LLM{}, ErrNotLLM
-	}
-	if r.Status != 0 && (r.Status < 200 || r.Status > 299) {
-		if !request.sure {
-			return meter.LLM{}, ErrNotLLM
+	c := NewReader(r)
+	if !c.ignore && !r.Seen {
+		if c.header.Empty() {
+			c.err = ErrNoBody
+			if !c.request.sure {
+				c.err = ErrNotLLM
+			}
 		}
-		c := newCollector(r, request)
-		return c.llm, ErrNoUsage
+		c.ignore = true
 	}
-	if !request.sure && (!r.Seen || !promising(r)) {
-		return meter.LLM{}, ErrNotLLM
+	if _, err := c.Write(r.Body); err != nil {
+		c.err = err
 	}
-	c := newCollector(r, request)
-	if !r.Seen {
-		return c.llm, ErrNoBody
-	}
-	err := c.body(r)
-	if !request.sure && c.format == nil {
-		return meter.LLM{}, ErrNotLLM
-	}
-	return c.result(err)
+	return c.Close(r.Complete)
 }

@@ -1,114 +1,161 @@
 package extract
 
-import (
-	"kafka-metering/meter"
-	"kafka-metering/meter/scan"
-)
+import "kafka-metering/meter"
 
-// geminiContent is generateContent of the Gemini API and of Vertex AI.
-//
-//   - https://ai.google.dev/api/generate-content#UsageMetadata: promptTokenCount includes cached content and leaves out
-//     the results of tools; candidatesTokenCount leaves out the thoughts. Members whose count is zero are left out.
-//   - https://cloud.google.com/vertex-ai/generative-ai/docs/reference/rest/v1/GenerateContentResponse
+// geminiCounts are the members of UsageMetadata (https://ai.google.dev/api/generate-content#UsageMetadata):
+// promptTokenCount includes cached content and leaves out the results of tools; candidatesTokenCount leaves out the
+// thoughts. Members whose count is zero are left out. Proxies written with Google's Python types send snake case.
+var geminiCounts = []countRule{
+	{"promptTokenCount", meter.InputTokens},
+	{"prompt_token_count", meter.InputTokens},
+	{"candidatesTokenCount", meter.OutputTokens},
+	{"candidates_token_count", meter.OutputTokens},
+	{"responseTokenCount", meter.OutputTokens}, // Live API
+	{"totalTokenCount", meter.TotalTokens},
+	{"total_token_count", meter.TotalTokens},
+	{"cachedContentTokenCount", meter.CacheReadInputTokens},
+	{"cached_content_token_count", meter.CacheReadInputTokens},
+	{"thoughtsTokenCount", meter.ReasoningOutputTokens},
+	{"thoughts_token_count", meter.ReasoningOutputTokens},
+	{"toolUsePromptTokenCount", meter.ToolUseInputTokens},
+	{"tool_use_prompt_token_count", meter.ToolUseInputTokens},
+}
+
+// geminiLists are the counts by kind of content. Embeddings spell the input's in the singular.
+var geminiLists = []listRule{
+	{path: "promptTokensDetails", name: "modality", named: inputModality, counts: []countRule{{path: "tokenCount"}}},
+	{path: "promptTokenDetails", name: "modality", named: inputModality, counts: []countRule{{path: "tokenCount"}}},
+	{path: "candidatesTokensDetails", name: "modality", named: outputModality, counts: []countRule{{path: "tokenCount"}}},
+	{path: "responseTokensDetails", name: "modality", named: outputModality, counts: []countRule{{path: "tokenCount"}}},
+}
+
+// geminiContent is generateContent and embedContent of the Gemini API and of Vertex AI
+// (https://cloud.google.com/vertex-ai/generative-ai/docs/reference/rest/v1/GenerateContentResponse).
 //
 // streamGenerateContent sends server-sent events with alt=sse and one JSON array without. usageMetadata is in every
 // message and cumulative, and its numbers may go down: the last one with numbers counts, not the largest.
 var geminiContent = format{
+	api:       "generate_content",
 	operation: "generate_content",
-	marker:    `"usageMetadata"`,
-	roots:     []string{"usageMetadata"},
-	counts: []countRule{
-		{"promptTokenCount", meter.InputTokens},
-		{"candidatesTokenCount", meter.OutputTokens},
-		{"totalTokenCount", meter.TotalTokens},
-		{"cachedContentTokenCount", meter.CacheReadInputTokens},
-		{"thoughtsTokenCount", meter.ReasoningOutputTokens},
-		{"toolUsePromptTokenCount", meter.ToolUseInputTokens},
+	markers:   []string{`"usageMetadata"`, `"usage_metadata"`},
+	shapes: []shape{
+		{[]sign{{"modelVersion", `"`}, {"usageMetadata", "{"}}, ""},
+		{[]sign{{"modelVersion", `"`}, {"candidates[].content", ""}}, ""},
+		{[]sign{{"usageMetadata.promptTokenCount", ""}, {"candidates[].content", ""}}, ""},
+		{[]sign{{"usageMetadata.totalTokenCount", ""}, {"candidates[].content", ""}}, ""},
+		{[]sign{{"usage_metadata.total_token_count", ""}, {"candidates[].content", ""}}, ""},
+		{[]sign{{"response.usageMetadata.totalTokenCount", ""}, {"response.candidates[].content", ""}}, ""},
+		{[]sign{{"embedding.values", "["}, {"usageMetadata", "{"}}, "embeddings"},
+		{[]sign{{"embeddings[].values", "["}, {"usageMetadata", "{"}}, "embeddings"},
 	},
 	texts: []textRule{
 		{"modelVersion", slotModel},
+		{"model_version", slotModel},
+		{"response.modelVersion", slotModel},
 		{"responseId", slotID},
+		{"response.responseId", slotID},
 		{"candidates[].finishReason", slotFinish},
-		{"usageMetadata.promptTokensDetails", slotInputDetails},
-		{"usageMetadata.candidatesTokensDetails", slotOutputDetails},
+		{"response.candidates[].finishReason", slotFinish},
 	},
-	arrays: true,
+	roots:  []string{"usageMetadata", "response.usageMetadata", "usage_metadata"},
+	counts: geminiCounts,
+	lists:  geminiLists,
+	arrays: arrayStream,
 	native: "google",
 	models: "gemini",
-	read:   readGemini,
 	settle: settleGemini,
 }.compile()
 
-// modalities are the names and, in streams that were written by a protobuf library, the numbers of
-// https://ai.google.dev/api/generate-content#Modality.
-var modalities = []struct {
-	name, number  string
-	input, output meter.Quantity
-}{
-	{"TEXT", "1", meter.TextInputTokens, meter.TextOutputTokens},
-	{"IMAGE", "2", meter.ImageInputTokens, meter.ImageOutputTokens},
-	{"VIDEO", "3", meter.VideoInputTokens, meter.VideoOutputTokens},
-	{"AUDIO", "4", meter.AudioInputTokens, meter.AudioOutputTokens},
-	{"DOCUMENT", "5", meter.DocumentInputTokens, meter.DocumentOutputTokens},
-}
+// geminiLive is the Live API, whose WebSocket messages come one for each line
+// (https://ai.google.dev/api/live#messages): usageMetadata is that of one turn. Its total leaves out the thoughts.
+var geminiLive = format{
+	api:       "live",
+	operation: "generate_content",
+	markers:   []string{`"usageMetadata"`},
+	shapes: []shape{
+		{[]sign{{"setupComplete", "{"}}, ""},
+		{[]sign{{"serverContent", "{"}}, ""},
+	},
+	roots:   []string{"usageMetadata"},
+	counts:  geminiCounts,
+	lists:   geminiLists,
+	merging: sums,
+	settle:  settleGemini,
+}.compile()
 
-var modalityShape = func() *scan.Shape {
-	s := new(scan.Shape)
-	s.Add("modality", 0)
-	s.Add("tokenCount", 1)
-	return s
-}()
-
-func readGemini(c *collector) {
-	u, ok := c.counts(0)
-	if ok && u.Empty() {
-		return
-	}
-	ok = ok && c.addModalities(&u, c.values[slotInputDetails], false) && c.addModalities(&u, c.values[slotOutputDetails], true)
-	c.replace(&u, ok)
-}
-
-// addModalities reads a list of {modality, tokenCount}, which has been scanned before, and reports whether all its counts
-// are counts. Of a modality that is listed twice the counts add up.
-func (c *collector) addModalities(u *meter.Usage, list []byte, output bool) bool {
-	if len(list) == 0 || list[0] != '[' {
-		return true
-	}
-	slots := c.modality[:]
-	var details scan.Scanner[[]byte]
-	details.Open(list)
-	for {
-		clear(slots)
-		if element, _ := details.Next(modalityShape, slots); element == nil {
-			return true // no error: the list has been scanned before
-		}
-		if slots[1] == nil {
-			continue
-		}
-		n, ok := count(slots[1])
-		if !ok {
-			return false
-		}
-		for _, m := range modalities {
-			if !is(slots[0], m.name) && string(slots[0]) != m.number {
-				continue
-			}
-			q := m.input
-			if output {
-				q = m.output
-			}
-			sum, _ := u.Get(q)
-			if sum+n > maxCount {
-				return false
-			}
-			u.Set(q, sum+n)
-		}
-	}
-}
+// interactions is the Gemini API's Interactions (https://ai.google.dev/api/interactions-api): a document, or a stream
+// whose last event, interaction.completed, holds it.
+var interactions = format{
+	api:       "interactions",
+	operation: "generate_content",
+	markers:   []string{`"usage"`},
+	shapes: []shape{
+		{[]sign{{"object", "interaction"}}, ""},
+		{[]sign{{"event_type", "interaction.*"}}, ""},
+		{[]sign{{"usage.total_input_tokens", ""}, {"usage.total_tokens", ""}}, ""},
+	},
+	texts: []textRule{
+		{"model", slotModel},
+		{"interaction.model", slotModel},
+		{"id", slotID},
+		{"interaction.id", slotID},
+		{"status", slotFinish},
+		{"interaction.status", slotFinish},
+	},
+	roots: []string{"usage", "interaction.usage"},
+	counts: []countRule{
+		{"total_input_tokens", meter.InputTokens},
+		{"total_output_tokens", meter.OutputTokens},
+		{"total_tokens", meter.TotalTokens},
+		{"total_cached_tokens", meter.CacheReadInputTokens},
+		{"total_thought_tokens", meter.ReasoningOutputTokens},
+		{"total_tool_use_tokens", meter.ToolUseInputTokens},
+	},
+	lists: []listRule{
+		{path: "input_tokens_by_modality", name: "modality", named: inputModality, counts: []countRule{{path: "tokens"}}},
+		{path: "output_tokens_by_modality", name: "modality", named: outputModality, counts: []countRule{{path: "tokens"}}},
+	},
+	native: "google",
+	models: "gemini",
+	ends:   endsOpenAI,
+	settle: settleGemini,
+}.compile()
 
 // settleGemini includes the results of tools in the input and the thoughts in the output: totalTokenCount is the sum of
 // all four.
 func settleGemini(u *meter.Usage) {
 	include(u, meter.InputTokens, meter.ToolUseInputTokens)
 	include(u, meter.OutputTokens, meter.ReasoningOutputTokens)
+}
+
+// modalities are the names and, in streams that were written by a protobuf library, the numbers of
+// https://ai.google.dev/api/generate-content#Modality. Interactions spell them in lower case.
+var modalities = []struct {
+	name, lower, number string
+	input, output       meter.Quantity
+}{
+	{"TEXT", "text", "1", meter.TextInputTokens, meter.TextOutputTokens},
+	{"IMAGE", "image", "2", meter.ImageInputTokens, meter.ImageOutputTokens},
+	{"VIDEO", "video", "3", meter.VideoInputTokens, meter.VideoOutputTokens},
+	{"AUDIO", "audio", "4", meter.AudioInputTokens, meter.AudioOutputTokens},
+	{"DOCUMENT", "document", "5", meter.DocumentInputTokens, meter.DocumentOutputTokens},
+}
+
+func inputModality(name []byte) (meter.Quantity, bool) {
+	i, ok := modality(name)
+	return modalities[i].input, ok
+}
+
+func outputModality(name []byte) (meter.Quantity, bool) {
+	i, ok := modality(name)
+	return modalities[i].output, ok
+}
+
+func modality(name []byte) (int, bool) {
+	for i, m := range modalities {
+		if is(name, m.name) || is(name, m.lower) || string(name) == m.number {
+			return i, true
+		}
+	}
+	return 0, false
 }

@@ -2,85 +2,102 @@ package extract
 
 import (
 	"bytes"
+	"strings"
 
 	"kafka-metering/meter/scan"
 )
 
-// Slots of the shape below.
-const (
-	seesObject = iota
-	seesType
-	seesRole
-	seesModel
-	seesChoiceRole
-	seesChoiceDelta
-	seesStart
-	seesMetadata
-	seesCandidate
-	seesVersion
-	numSeen
+// signShape finds all signs of all formats in one pass, and knownShapes are the formats' shapes over its slots. They are
+// built by init, because the formats' functions refer to them.
+var (
+	signShape   = new(scan.Shape)
+	numSigns    int
+	knownShapes []knownShape
 )
 
-// signs are the members that give an API away, whatever the path.
-var signs = func() *scan.Shape {
-	s := new(scan.Shape)
-	for _, t := range []textRule{
-		{"object", seesObject},
-		{"type", seesType},
-		{"role", seesRole},
-		{"model", seesModel},
-		{"choices[].message.role", seesChoiceRole},
-		{"choices[].delta", seesChoiceDelta},
-		{"message.usage", seesStart},
-		{"usageMetadata.totalTokenCount", seesMetadata},
-		{"usageMetadata.promptTokenCount", seesMetadata},
-		{"candidates[].content", seesCandidate},
-		{"modelVersion", seesVersion},
-	} {
-		s.Add(t.path, t.slot)
-	}
-	return s
-}()
-
-// recognise chooses the format of a message whose path tells nothing, and reports whether it has one.
-func (c *collector) recognise(data []byte) bool {
-	v := c.values[:numSeen]
-	clear(v)
-	if c.scanner.Scan(data, signs, v) != nil {
-		return false
-	}
-	switch {
-	case is(v[seesObject], "chat.completion"), is(v[seesObject], "chat.completion.chunk"),
-		v[seesChoiceRole] != nil, v[seesChoiceDelta] != nil && v[seesChoiceDelta][0] == '{':
-		c.format = openAIChat
-	case is(v[seesType], "message") && is(v[seesRole], "assistant") && v[seesModel] != nil,
-		is(v[seesType], "message_start") && v[seesStart] != nil:
-		c.format = anthropicMessages
-	case v[seesVersion] != nil && (v[seesMetadata] != nil || v[seesCandidate] != nil),
-		v[seesMetadata] != nil && v[seesCandidate] != nil:
-		c.format = geminiContent
-	default:
-		return false
-	}
-	c.llm.Operation = c.format.operation
-	return true
+// knownShape is a format's shape.
+type knownShape struct {
+	format    *format
+	operation string
+	signs     []knownSign
+	text      string // for explanations
 }
 
-// promising tells, without parsing it, whether a body may have one of the shapes. Most responses of a gateway do not.
-func promising(r *Response) bool {
-	if len(r.Body) == 0 {
+type knownSign struct {
+	slot  int
+	value string
+}
+
+func init() {
+	slots := map[string]int{}
+	for _, f := range formats {
+		for _, shape := range f.shapes {
+			k := knownShape{format: f, operation: shape.operation}
+			for i, sign := range shape.signs {
+				slot, ok := slots[sign.path]
+				if !ok {
+					slot = len(slots)
+					slots[sign.path] = slot
+					signShape.Add(sign.path, slot)
+				}
+				k.signs = append(k.signs, knownSign{slot, sign.value})
+				if i > 0 {
+					k.text += ", "
+				}
+				if k.text += sign.path; sign.value != "" {
+					k.text += " = " + sign.value
+				}
+			}
+			knownShapes = append(knownShapes, k)
+		}
+	}
+	if numSigns = len(slots); numSigns > maxSigns {
+		panic("bug: too many signs")
+	}
+}
+
+// maxSigns bounds the signs, so that a scan for them needs no memory of its own.
+const maxSigns = 128
+
+// recognise chooses the format of a message whose path tells nothing, and reports whether it has one.
+func (c *Reader) recognise(data []byte) bool {
+	if len(data) == 0 || data[0] != '{' {
 		return false
 	}
-	if z, err := decompress(r.Body, r.ContentEncoding); z != nil || err != nil {
-		if z != nil {
-			z.Close()
-		}
-		return err == nil
+	var found [maxSigns][]byte
+	if c.scanner.Scan(data, signShape, found[:numSigns]) != nil {
+		return false
 	}
-	for _, sign := range [...]string{`choices"`, `assistant"`, `message_start"`, `usageMetadata"`, `modelVersion"`} {
-		if bytes.Contains(r.Body, []byte(sign)) {
+	for i := range knownShapes {
+		if k := &knownShapes[i]; k.matches(&found) {
+			c.choose(k.format, k.operation)
+			c.explain("shape", k.text, k.format.api)
 			return true
 		}
 	}
 	return false
+}
+
+func (k *knownShape) matches(found *[maxSigns][]byte) bool {
+	for _, s := range k.signs {
+		if !hasSign(found[s.slot], s.value) {
+			return false
+		}
+	}
+	return true
+}
+
+func hasSign(raw []byte, value string) bool {
+	switch {
+	case len(raw) == 0:
+		return false
+	case value == "":
+		return true
+	case value == "{" || value == "[" || value == `"`:
+		return raw[0] == value[0]
+	}
+	if prefix, ok := strings.CutSuffix(value, "*"); ok {
+		return raw[0] == '"' && bytes.HasPrefix(raw[1:], []byte(prefix))
+	}
+	return is(raw, value)
 }

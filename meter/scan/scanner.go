@@ -31,8 +31,9 @@ type Scanner[T Text] struct {
 	data    T
 	pos     int
 	slots   []T
-	comma   int  // the last comma between members of the outermost object; 0 when there was none
-	escaped bool // the last string has escapes
+	top     member // what is read of the outermost value
+	comma   int    // the last comma between members of the outermost object; 0 when there was none
+	escaped bool   // the last string has escapes
 }
 
 // Scan reads data, which must be one JSON value and nothing else but white space, and stores what shape asks for in it in
@@ -40,7 +41,8 @@ type Scanner[T Text] struct {
 func (s *Scanner[T]) Scan(data T, shape *Shape, slots []T) error {
 	s.data, s.pos, s.slots, s.comma = data, 0, slots, 0
 	s.space()
-	if err := s.value(&member{slot: Nowhere, sub: shape}, 0); err != nil {
+	s.top = member{slot: Nowhere, sub: shape}
+	if err := s.value(&s.top, 0); err != nil {
 		return err
 	}
 	return s.end()
@@ -83,7 +85,8 @@ func (s *Scanner[T]) Next(shape *Shape, slots []T) (element T, err error) {
 	start := s.pos
 	s.slots = slots
 	// The list itself is one level.
-	if err := s.value(&member{slot: Nowhere, sub: shape}, 1); err != nil {
+	s.top = member{slot: Nowhere, sub: shape}
+	if err := s.value(&s.top, 1); err != nil {
 		return none, err
 	}
 	return s.data[start:s.pos], nil
@@ -122,17 +125,17 @@ func (s *Scanner[T]) value(m *member, depth int) error {
 	case c == '{':
 		s.pos++
 		var sub *Shape
-		if m != nil && !m.list {
+		if m != nil {
 			sub = m.sub
 		}
 		err = s.object(sub, depth+1)
 	case c == '[':
 		s.pos++
-		var sub *Shape
-		if m != nil && m.list {
-			sub = m.sub
+		var each *member
+		if m != nil {
+			each = m.each
 		}
-		err = s.array(sub, depth+1)
+		err = s.array(each, depth+1)
 	case c == '-' || '0' <= c && c <= '9':
 		err = s.number()
 	case c == 't':
@@ -222,14 +225,10 @@ func (s *Scanner[T]) object(sh *Shape, depth int) error {
 	}
 }
 
-// array reads an array behind its opening bracket. sh is the shape of its elements.
-func (s *Scanner[T]) array(sh *Shape, depth int) error {
+// array reads an array behind its opening bracket. m is what is read of its elements.
+func (s *Scanner[T]) array(m *member, depth int) error {
 	if depth > Depth {
 		return ErrSyntax
-	}
-	var m *member
-	if sh != nil {
-		m = &member{slot: -1, sub: sh}
 	}
 	for first := true; ; first = false {
 		s.space()
@@ -334,8 +333,7 @@ func escape[T Text](b T) (int, error) {
 			if i >= len(b) {
 				return 0, ErrEnd
 			}
-			c := b[i] | 0x20
-			if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			if c := b[i]; (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'f') {
 				return 0, ErrSyntax
 			}
 		}

@@ -19,36 +19,47 @@ type Shape struct {
 
 type member struct {
 	name string
-	slot int    // where the raw value goes, or Nowhere
-	list bool   // sub is the shape of the value's elements, not of the value
-	sub  *Shape // nil when nothing inside is read
+	slot int     // where the raw value goes, or Nowhere
+	sub  *Shape  // of the value, when it is an object; nil when nothing inside is read
+	each *member // of its elements, when it is a list; nil likewise
 }
 
 // Add makes s read a path into slot: names joined by dots. A name that ends in [] is a list: the path goes on in each of
-// its elements, and the first that has a value wins. Add is for paths in source code, and panics over one that does not
-// fit the others.
+// its elements, and the first that has a value wins. Add is for paths in source code, and panics when an object would have
+// more than 256 members to read.
 func (s *Shape) Add(path string, slot int) {
 	name, rest, more := strings.Cut(path, ".")
 	name, list := strings.CutSuffix(name, "[]")
-	m := s.member(name, list)
-	if m == nil {
-		panic(fmt.Sprintf("bug: path %q does not fit the shape", path))
-	}
-	if !more {
+	m := s.member(name)
+	switch {
+	case m == nil:
+		panic(fmt.Sprintf("bug: there is no room for path %q in the shape", path))
+	case !more:
 		m.slot = slot
-		return
+	case list:
+		if m.each == nil {
+			m.each = &member{slot: Nowhere}
+		}
+		m.each.sub = m.each.sub.with(rest, slot)
+	default:
+		m.sub = m.sub.with(rest, slot)
 	}
-	if m.sub == nil {
-		m.sub = new(Shape)
+}
+
+// with returns s, or a new shape for nil, reading path into slot.
+func (s *Shape) with(path string, slot int) *Shape {
+	if s == nil {
+		s = new(Shape)
 	}
-	m.sub.Add(rest, slot)
+	s.Add(path, slot)
+	return s
 }
 
 // AddKeys makes s read the member that keys lead to, through objects, into slot. A path that s reads already keeps its
 // slot. It returns the path's slot, and an error when an object would have more than 256 members to read.
 func (s *Shape) AddKeys(keys []string, slot int) (int, error) {
 	for i, key := range keys {
-		m := s.member(key, false)
+		m := s.member(key)
 		if m == nil {
 			return 0, fmt.Errorf("more than %d members of one object are read", maxMembers)
 		}
@@ -75,21 +86,17 @@ func (s *Shape) Sub(key string) (sub *Shape, slot int, ok bool) {
 	return nil, Nowhere, false
 }
 
-// member returns the member called name, which it adds when it is new; nil when there is no room for it, or when it is a
-// list and was none.
-func (s *Shape) member(name string, list bool) *member {
+// member returns the member called name, which it adds when it is new; nil when there is no room for it.
+func (s *Shape) member(name string) *member {
 	i := s.find([]byte(name))
 	if i < 0 {
 		if len(s.members) == maxMembers {
 			return nil
 		}
 		i = len(s.members)
-		s.members = append(s.members, member{name: name, slot: Nowhere, list: list})
+		s.members = append(s.members, member{name: name, slot: Nowhere})
 	}
-	if m := &s.members[i]; m.list == list {
-		return m
-	}
-	return nil
+	return &s.members[i]
 }
 
 func (s *Shape) find(name []byte) int {

@@ -1,0 +1,161 @@
+package extract
+
+import (
+	"bytes"
+
+	"kafka-metering/meter"
+	"kafka-metering/meter/scan"
+)
+
+// converse is Bedrock's Converse and ConverseStream, and the messages of Amazon's Nova models behind InvokeModel.
+//
+//   - https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_TokenUsage.html: inputTokens leaves out what was
+//     read from and written to the cache (https://docs.aws.amazon.com/bedrock/latest/userguide/prompt-caching.html).
+//   - https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStreamMetadataEvent.html: the last
+//     message of a stream.
+//   - https://docs.aws.amazon.com/nova/latest/userguide/complete-request-schema.html: metadata.usage in a stream.
+//
+// The model is named by the request's path alone.
+var converse = format{
+	api:       "converse",
+	operation: "chat",
+	markers:   []string{`"usage"`},
+	shapes: []shape{
+		{[]sign{{"usage.inputTokens", ""}, {"usage.totalTokens", ""}}, ""},
+		{[]sign{{"metadata.usage.inputTokens", ""}}, ""},
+		{[]sign{{"messageStart.role", `"`}}, ""},
+	},
+	texts: []textRule{
+		{"stopReason", slotFinish},
+		{"messageStop.stopReason", slotFinish},
+	},
+	roots: []string{"usage", "metadata.usage"},
+	counts: []countRule{
+		{"inputTokens", meter.InputTokens},
+		{"outputTokens", meter.OutputTokens},
+		{"totalTokens", meter.TotalTokens},
+		{"cacheReadInputTokens", meter.CacheReadInputTokens},
+		{"cacheReadInputTokenCount", meter.CacheReadInputTokens},
+		{"cacheWriteInputTokens", meter.CacheWriteInputTokens},
+		{"cacheWriteInputTokenCount", meter.CacheWriteInputTokens},
+	},
+	lateEnd: true,
+	settle:  settleConverse,
+}.compile()
+
+// settleConverse includes the cached tokens in the input, unless the total shows that they are in it already: it is the
+// sum of all four.
+func settleConverse(u *meter.Usage) {
+	total, hasTotal := u.Get(meter.TotalTokens)
+	input, _ := u.Get(meter.InputTokens)
+	output, _ := u.Get(meter.OutputTokens)
+	if hasTotal && total == input+output {
+		return
+	}
+	settleBedrock(u)
+}
+
+// settleBedrock includes the cached tokens in the input, which Bedrock counts beside it.
+func settleBedrock(u *meter.Usage) {
+	include(u, meter.InputTokens, meter.CacheReadInputTokens)
+	include(u, meter.InputTokens, meter.CacheWriteInputTokens)
+}
+
+// isConverseEvent reports whether a message of an event stream is ConverseStream's.
+func isConverseEvent(name []byte) bool {
+	switch string(name) {
+	case "messageStart", "contentBlockStart", "contentBlockDelta", "contentBlockStop", "messageStop", "metadata":
+		return true
+	}
+	return false
+}
+
+// titan is Amazon's Titan models behind InvokeModel
+// (https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters-titan-text.html, and
+// model-parameters-titan-embed-text.html). A stream's first chunk declares the input, its last the output.
+var titan = format{
+	api:       "invoke_titan",
+	operation: "text_completion",
+	markers:   []string{`"inputTextTokenCount"`, `"totalOutputTextTokenCount"`},
+	shapes: []shape{
+		{[]sign{{"inputTextTokenCount", ""}, {"embedding", "["}}, "embeddings"},
+		{[]sign{{"inputTextTokenCount", ""}, {"embeddingsByType", "{"}}, "embeddings"},
+		{[]sign{{"inputTextTokenCount", ""}}, ""},
+		{[]sign{{"outputText", `"`}, {"index", ""}}, ""},
+	},
+	texts: []textRule{
+		{"results[].completionReason", slotFinish},
+		{"completionReason", slotFinish},
+	},
+	roots: []string{""},
+	counts: []countRule{
+		{"inputTextTokenCount", meter.InputTokens},
+		{"totalOutputTextTokenCount", meter.OutputTokens},
+	},
+	lists:   []listRule{{path: "results", counts: []countRule{{"tokenCount", meter.OutputTokens}}}},
+	merging: overlays,
+}.compile()
+
+// llama is Meta's Llama models behind InvokeModel
+// (https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters-meta.html). In a stream generation_token_count
+// counts up, and prompt_token_count is null in all chunks but the first.
+var llama = format{
+	api:       "invoke_llama",
+	operation: "text_completion",
+	markers:   []string{`"generation_token_count"`},
+	shapes:    []shape{{[]sign{{"generation_token_count", ""}, {"generation", `"`}}, ""}},
+	texts:     []textRule{{"stop_reason", slotFinish}},
+	roots:     []string{""},
+	counts: []countRule{
+		{"prompt_token_count", meter.InputTokens},
+		{"generation_token_count", meter.OutputTokens},
+	},
+	merging: overlays,
+}.compile()
+
+// invocationMetrics is what Bedrock adds to the last chunk of InvokeModelWithResponseStream, whatever the model
+// (https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_InvokeModelWithResponseStream.html). It can differ
+// from the model's own numbers, which go over it: those are what the model's API documents.
+const invocationMetrics = "amazon-bedrock-invocationMetrics"
+
+var invocationCounts = []countRule{
+	{invocationMetrics + ".inputTokenCount", meter.InputTokens},
+	{invocationMetrics + ".outputTokenCount", meter.OutputTokens},
+	{invocationMetrics + ".cacheReadInputTokenCount", meter.CacheReadInputTokens},
+	{invocationMetrics + ".cacheWriteInputTokenCount", meter.CacheWriteInputTokens},
+}
+
+var invocationShape = func() *scan.Shape {
+	s := new(scan.Shape)
+	for i, rule := range invocationCounts {
+		s.Add(rule.path, i)
+	}
+	return s
+}()
+
+// readInvocationMetrics takes them from a chunk that has them.
+func (c *Reader) readInvocationMetrics(data []byte) {
+	if !bytes.Contains(data, []byte(`"`+invocationMetrics+`"`)) {
+		return
+	}
+	var found [4][]byte
+	if c.scanner.Scan(data, invocationShape, found[:]) != nil {
+		c.damaged = true
+		return
+	}
+	var u meter.Usage
+	for i, rule := range invocationCounts {
+		if found[i] == nil {
+			continue
+		}
+		n, ok := count(found[i])
+		if !ok {
+			c.explainBad(noRoot, rule.path, found[i])
+			return
+		}
+		u.Set(rule.quantity, n)
+		c.explainCount(noRoot, rule.path, rule.quantity, n)
+	}
+	settleBedrock(&u)
+	c.spare = u
+}

@@ -1,0 +1,152 @@
+package extract
+
+import (
+	"kafka-metering/meter"
+	"kafka-metering/meter/scan"
+)
+
+// format is how one API declares usage. The rules are data; read, ends and settle hold what is not.
+type format struct {
+	api       string   // what the API is called here, for explanations
+	operation string   // gen_ai.operation.name, where neither path nor shape says more
+	markers   []string // the keys, quoted, without one of which no message declares anything
+	shapes    []shape  // how its messages look, whatever the path; any of them will do
+	texts     []textRule
+	roots     []string // where the usage of a message stands; "" is the message itself
+	counts    []countRule
+	amounts   []amountRule
+	lists     []listRule
+	native    string // the provider whose own format this is
+	models    string // what the names of that provider's models start with
+	arrays    arrayKind
+	merging   merging
+	spareWins bool // what Bedrock counts goes over what the model counts
+	lateEnd   bool // the finish reason may stand in a message that declares no usage
+
+	// read takes a message that has been scanned. nil: the first root that declares something replaces what was declared.
+	read func(c *Reader)
+	// ends reports whether an event that declares nothing says that the stream is whole. nil: no event does.
+	ends func(c *Reader, data []byte) bool
+	// settle turns the numbers as declared into meter's. nil: they are.
+	settle func(u *meter.Usage)
+
+	message *scan.Shape // compiled from texts and roots
+	usage   *scan.Shape // compiled from counts, amounts and lists
+}
+
+// arrayKind says whether messages may come in a JSON array.
+type arrayKind uint8
+
+const (
+	noArrays    arrayKind = iota
+	arrayStream           // a stream does
+	arrayOfOne            // a document does
+)
+
+// merging says what becomes of the usage that several messages of one response declare.
+type merging uint8
+
+const (
+	replaces merging = iota // they are cumulative and repeated in full: the last one counts
+	overlays                // they are cumulative and repeated in part: each number's last one counts
+	peaks                   // the same, and a number that is not repeated becomes zero: each number's largest counts
+	sums                    // they are of answers of their own: they add up
+)
+
+// countRule says which quantity stands at a path below a root. Of several rules for one quantity the first whose path is
+// declared counts.
+type countRule struct {
+	path     string
+	quantity meter.Quantity
+}
+
+// amountRule is the same for amounts.
+type amountRule struct {
+	path   string
+	amount meter.Amount
+}
+
+// listRule says which quantities stand in the elements of a list: they add up.
+type listRule struct {
+	path   string
+	counts []countRule // below each element
+	// named, when it is set, chooses by an element's name instead which quantity its first count is.
+	named func(name []byte) (meter.Quantity, bool)
+	name  string
+
+	shape *scan.Shape
+}
+
+// textRule says which text stands at a path of a message. Of several rules for one slot the first that has a value counts.
+type textRule struct {
+	path string
+	slot int
+}
+
+// Slots of the texts that formats read. The roots follow.
+const (
+	slotModel = iota
+	slotID
+	slotFinish
+	slotType
+	slotFlag // what a format's own read or ends looks at
+	numTextSlots
+	maxRoots = 8
+	maxSlots = numTextSlots + maxRoots
+	maxRules = 80 // counts, amounts and lists of one format
+)
+
+// shape is a set of members by which a message shows its format.
+type shape struct {
+	signs     []sign
+	operation string // what it says of the operation; "" is nothing
+}
+
+// sign is one of them: its path, and its value where that matters. A value that ends in a star is a prefix; one that is
+// a bracket is the kind of value.
+type sign struct{ path, value string }
+
+// compile makes the format's shapes.
+func (f format) compile() *format {
+	f.message, f.usage = new(scan.Shape), new(scan.Shape)
+	for _, t := range f.texts {
+		f.message.Add(t.path, t.slot)
+	}
+	for i, root := range f.roots {
+		if root != "" {
+			f.message.Add(root, numTextSlots+i)
+		}
+	}
+	slot := 0
+	for _, c := range f.counts {
+		f.usage.Add(c.path, slot)
+		slot++
+	}
+	for _, a := range f.amounts {
+		f.usage.Add(a.path, slot)
+		slot++
+	}
+	for i := range f.lists {
+		l := &f.lists[i]
+		f.usage.Add(l.path, slot)
+		slot++
+		l.shape = new(scan.Shape)
+		for j, c := range l.counts {
+			l.shape.Add(c.path, j)
+		}
+		if l.named != nil {
+			l.shape.Add(l.name, len(l.counts))
+		}
+	}
+	if slot > maxRules || len(f.roots) > maxRoots {
+		panic("bug: the format " + f.api + " has too many rules")
+	}
+	return &f
+}
+
+// formats are all of them, in the order in which a message is compared with their shapes: the strictest first.
+var formats = []*format{
+	anthropicBatch, geminiBatch, batch, anthropicMessages, anthropicComplete, openAIResponses, realtime, geminiContent, geminiLive, interactions,
+	converse, cohereChat, ollama, watsonx, titan, llama, vertexPredict, replicate, deepgram, llamaServer, lmStudio, alephAlpha,
+	openAIChat, textGeneration,
+}

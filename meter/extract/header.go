@@ -1,0 +1,91 @@
+package extract
+
+import "kafka-metering/meter"
+
+// UsageHeaders are the response headers that can declare usage, in lower case.
+var UsageHeaders = func() (names []string) {
+	for _, h := range headerRules {
+		names = append(names, h.name)
+	}
+	return names
+}()
+
+// headerRules says which quantity a header declares.
+//
+//   - Bedrock's InvokeModel (https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_InvokeModel.html): the
+//     input leaves out the cached tokens.
+//   - Text Generation Inference (https://github.com/huggingface/text-generation-inference, router/src/server.rs).
+//   - Azure AI's Cohere models.
+//   - Fireworks (https://docs.fireworks.ai/guides/prompt-caching): the cached part of prompt_tokens.
+var headerRules = []struct {
+	name     string
+	quantity meter.Quantity
+	use      headerUse
+}{
+	{"x-amzn-bedrock-input-token-count", meter.InputTokens, headerAlone},
+	{"x-amzn-bedrock-output-token-count", meter.OutputTokens, headerAlone},
+	{"x-amzn-bedrock-cache-read-input-token-count", meter.CacheReadInputTokens, headerAlone},
+	{"x-amzn-bedrock-cache-write-input-token-count", meter.CacheWriteInputTokens, headerAlone},
+	{"x-prompt-tokens", meter.InputTokens, headerFills},
+	{"x-generated-tokens", meter.OutputTokens, headerFills},
+	{"prompt-token-len", meter.InputTokens, headerAlone},
+	{"sampling-token-len", meter.OutputTokens, headerAlone},
+	{"fireworks-cached-prompt-tokens", meter.CacheReadInputTokens, headerOnlyFills},
+}
+
+// headerUse says when a header's number counts.
+type headerUse uint8
+
+const (
+	headerAlone     headerUse = iota // when the body declares nothing
+	headerFills                      // also when the body leaves out this number
+	headerOnlyFills                  // only then: alone it says nothing
+)
+
+// readHeaders reads the headers that declare something.
+func (c *Reader) readHeaders() {
+	if c.response.Header == nil {
+		return
+	}
+	for _, rule := range headerRules {
+		n, ok := c.headerCount(rule.name)
+		if !ok || rule.use == headerOnlyFills {
+			continue
+		}
+		c.header.Set(rule.quantity, n)
+		c.explainCount(noRoot, rule.name, rule.quantity, n)
+	}
+	settleBedrock(&c.header)
+}
+
+func (c *Reader) headerCount(name string) (int64, bool) {
+	value := c.response.Header(name)
+	if value == "" {
+		return 0, false
+	}
+	return count([]byte(value))
+}
+
+// fillFromHeaders adds what the body leaves out.
+func (c *Reader) fillFromHeaders() {
+	if c.response.Header == nil {
+		return
+	}
+	for _, rule := range headerRules {
+		if _, declared := c.llm.Usage.Get(rule.quantity); declared || rule.use == headerAlone {
+			continue
+		}
+		if n, ok := c.headerCount(rule.name); ok {
+			c.llm.Usage.Set(rule.quantity, n)
+			c.explainCount(noRoot, rule.name, rule.quantity, n)
+		}
+	}
+}
+
+// takeSpare takes what stands beside the answer, for want of numbers in it.
+func (c *Reader) takeSpare() {
+	c.llm.Usage, c.llm.UsageSource, c.llm.UsageStatus = c.spare, meter.SourceStream, meter.UsageFinal
+	if c.spare.Empty() {
+		c.llm.Usage, c.llm.UsageSource = c.header, meter.SourceHeader
+	}
+}

@@ -1,0 +1,65 @@
+package extract
+
+import "bytes"
+
+// openAIResponses is OpenAI's Responses API, also of Azure, xAI, OpenRouter, DeepSeek, LM Studio and Bedrock.
+//
+//   - https://platform.openai.com/docs/api-reference/responses/object: usage, at the top level. tool_usage beside it is
+//     what hosted tools consumed, and not read.
+//   - https://platform.openai.com/docs/api-reference/responses-streaming: response.usage of the last event, which is
+//     response.completed, response.incomplete or response.failed. It is null in the events before.
+var openAIResponses = format{
+	api:       "responses",
+	operation: "chat",
+	markers:   []string{`"usage"`},
+	shapes: []shape{
+		{[]sign{{"object", "response"}}, ""},
+		{[]sign{{"object", "response.compaction"}}, ""},
+		{[]sign{{"response.object", "response"}}, ""},
+		{[]sign{{"type", "response.created"}, {"response", "{"}}, ""},
+	},
+	texts: []textRule{
+		{"response.model", slotModel},
+		{"model", slotModel},
+		{"response.id", slotID},
+		{"id", slotID},
+		{"response.status", slotFinish},
+		{"status", slotFinish},
+		{"type", slotType},
+	},
+	roots:   []string{"response.usage", "usage"},
+	counts:  openAICounts,
+	amounts: openAIAmounts,
+	read:    readResponses,
+	ends:    endsResponses,
+	settle:  settleOpenAI,
+}.compile()
+
+// readResponses reads a document, or the last event of a stream. The others repeat the response as it is so far.
+func readResponses(c *Reader) {
+	if !c.streamed || isLastResponse(c.texts[slotType]) {
+		c.readRoots()
+		return
+	}
+	c.texts[slotFinish] = nil // queued, in_progress
+}
+
+func isLastResponse(kind []byte) bool {
+	return is(kind, "response.completed") || is(kind, "response.incomplete") || is(kind, "response.failed")
+}
+
+// endsResponses knows the last event by its type, which stands in front.
+func endsResponses(c *Reader, data []byte) bool {
+	if endsOpenAI(c, data) {
+		return true
+	}
+	const front = 96
+	if i := bytes.Index(data[:min(len(data), front)], []byte(`"response.`)); i < 0 || bytes.HasPrefix(data[i:], []byte(`"response.output`)) {
+		return false
+	}
+	if c.parse(data) != nil || !isLastResponse(c.texts[slotType]) {
+		return false
+	}
+	c.accept()
+	return true
+}
