@@ -93,9 +93,11 @@ func (p *logProbe) Log(kong *pdk.PDK) { obey(report{Phase: "log", Config: p.whol
 type fullProbe logProbe
 
 func (p *fullProbe) UnmarshalJSON(b []byte) error { return (*logProbe)(p).UnmarshalJSON(b) }
-func (p *fullProbe) Access(kong *pdk.PDK)         { obey(report{Phase: "access", Config: p.whole}, kong) }
-func (p *fullProbe) Response(kong *pdk.PDK)       { obey(report{Phase: "response", Config: p.whole}, kong) }
-func (p *fullProbe) Log(kong *pdk.PDK)            { obey(report{Phase: "log", Config: p.whole}, kong) }
+func (p *fullProbe) Access(kong *pdk.PDK) { obey(report{Phase: "access", Config: p.whole}, kong) }
+
+func (p *fullProbe) Response(kong *pdk.PDK) { obey(report{Phase: "response", Config: p.whole}, kong) }
+
+func (p *fullProbe) Log(kong *pdk.PDK) { obey(report{Phase: "log", Config: p.whole}, kong) }
 
 // report is the first line that an event writes.
 type report struct {
