@@ -2,6 +2,7 @@ package extract
 
 import (
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/url"
 	"os"
@@ -111,7 +112,7 @@ func (c *corpusCase) differences(llm *meter.LLM) (compared int, differences []st
 		} else if a, ok := amounts[name]; ok {
 			got, declared = llm.Usage.Amount(a)
 		} else if name == "declared_count" {
-			n, d := DeclaredCount(c.response())
+			n, d := c.counted()
 			got, declared = float64(n), d
 		} else if name == "model" {
 			if model, _ := want.(string); llm.Model != model {
@@ -127,6 +128,19 @@ func (c *corpusCase) differences(llm *meter.LLM) (compared int, differences []st
 		}
 	}
 	return compared, differences
+}
+
+// counted reads a case of a counting endpoint.
+func (c *corpusCase) counted() (int64, bool) {
+	r := c.response()
+	reader := NewReader(r)
+	if _, err := reader.Write(r.Body); err != nil {
+		return 0, false
+	}
+	if _, err := reader.Close(r.Complete); !errors.Is(err, ErrNotLLM) {
+		return 0, false
+	}
+	return reader.Counted()
 }
 
 func show(n float64, declared bool) string {

@@ -1,56 +1,55 @@
 package extract
 
-import (
-	"bytes"
+import "kafka-metering/meter"
 
-	"kafka-metering/meter/scan"
-)
+// tokenCount is what endpoints answer that count the tokens of a request which is not made. Nothing is consumed: the number
+// is never usage.
+//
+//   - https://docs.anthropic.com/en/api/messages-count-tokens and
+//     https://platform.openai.com/docs/api-reference/responses/input-tokens: input_tokens.
+//   - https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_CountTokens.html: inputTokens.
+//   - https://ai.google.dev/api/tokens: totalTokens.
+var tokenCount = format{
+	api:     "count_tokens",
+	markers: []string{`"input_tokens"`, `"inputTokens"`, `"totalTokens"`},
+	roots:   []string{""},
+	counts: []countRule{
+		{"input_tokens", meter.InputTokens},
+		{"inputTokens", meter.InputTokens},
+		{"totalTokens", meter.InputTokens},
+	},
+}.compile()
 
-// countShape finds what counting endpoints answer: Anthropic's and OpenAI's input_tokens, Bedrock's inputTokens, Gemini's
-// totalTokens.
-var countShape = func() *scan.Shape {
-	s := new(scan.Shape)
-	for i, path := range []string{"input_tokens", "inputTokens", "totalTokens"} {
-		s.Add(path, i)
-	}
-	return s
-}()
-
-// DeclaredCount returns the number of tokens that an endpoint for counting them has answered. Nothing was consumed: it is
-// no usage, and [Extract] calls such an exchange no LLM call.
-func DeclaredCount(r *Response) (n int64, ok bool) {
-	if !isCounting(pathOf(r)) || r.Status != 0 && r.Status != 200 {
+// Counted returns the number that a counting endpoint has answered, once the reader is closed. [Extract] calls such an
+// exchange no LLM call.
+func (c *Reader) Counted() (n int64, ok bool) {
+	if c.format != tokenCount || c.bad || c.junk {
 		return 0, false
 	}
-	var body []byte
-	write := func(b []byte) error {
-		if len(body)+len(b) > maxEvent {
-			return ErrTooLarge
-		}
-		body = append(body, b...)
-		return nil
-	}
-	d, err := newDecoder(r.ContentEncoding, r.Body, write)
+	return c.declared.Get(meter.InputTokens)
+}
+
+// apis are the names of what openAIChat reads, by operation.
+var apis = map[string]string{
+	"chat":             "chat_completions",
+	"text_completion":  "completions",
+	"embeddings":       "embeddings",
+	"image_generation": "images",
+	"transcription":    "audio_transcriptions",
+	"speech":           "audio_speech",
+	"moderation":       "moderations",
+	"rerank":           "rerank",
+	"ocr":              "ocr",
+}
+
+// API returns the name of the API whose rules the response was read by, or "".
+func (c *Reader) API() string {
 	switch {
-	case err != nil:
-		return 0, false
-	case d == nil:
-		body = r.Body
+	case c.format == nil:
+		return ""
+	case c.format == openAIChat && apis[c.llm.Operation] != "":
+		return apis[c.llm.Operation]
 	default:
-		werr := d.Write(r.Body)
-		if err := d.Close(); err != nil || werr != nil {
-			return 0, false
-		}
+		return c.format.api
 	}
-	var found [3][]byte
-	var s scan.Scanner[[]byte]
-	if s.Scan(bytes.TrimLeft(body, "\ufeff \t\r\n"), countShape, found[:]) != nil {
-		return 0, false
-	}
-	for _, raw := range found {
-		if raw != nil {
-			return count(raw)
-		}
-	}
-	return 0, false
 }

@@ -98,6 +98,7 @@ var readAgain = []struct {
 type call struct {
 	sure      bool    // it is an LLM call whatever the body holds
 	stored    bool    // its answer was made by another call
+	counts    bool    // it counts tokens and consumes nothing
 	format    *format // nil when only the body can tell
 	operation string
 	provider  string
@@ -110,7 +111,7 @@ const statusSwitching = 101 // to WebSocket
 func classify(r *Response) (_ call, ok bool) {
 	path := pathOf(r)
 	if isCounting(path) {
-		return call{}, false
+		return call{counts: true, format: tokenCount}, r.Method == "POST"
 	}
 	for _, suffix := range elsewhere {
 		if strings.HasSuffix(path, suffix) {

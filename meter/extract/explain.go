@@ -17,6 +17,19 @@ type Finding struct {
 // noRoot is for what stands at a path of the message, or is a header.
 const noRoot = -1
 
+// String returns the finding as a line for people.
+func (f Finding) String() string {
+	where := "request"
+	if f.Message > 0 {
+		where = "message " + strconv.Itoa(f.Message)
+	}
+	s := where + ": " + f.Rule + " at " + f.At
+	if f.Value != "" {
+		s += ": " + f.Value
+	}
+	return s
+}
+
 func (c *Reader) explain(rule, at, value string) {
 	if c.response.Explain != nil {
 		c.response.Explain(Finding{c.seen, rule, at, value})

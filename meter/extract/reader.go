@@ -215,8 +215,8 @@ func (c *Reader) Close(complete bool) (meter.LLM, error) {
 	if !c.ignore {
 		c.finish()
 	}
-	if errors.Is(c.err, ErrNotLLM) {
-		return meter.LLM{}, c.err
+	if c.request.counts || errors.Is(c.err, ErrNotLLM) {
+		return meter.LLM{}, ErrNotLLM
 	}
 	return c.result(c.err)
 }

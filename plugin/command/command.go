@@ -13,6 +13,7 @@ import (
 // Usage lists the commands.
 const Usage = `Commands:
   try       the whole path on this machine, with nothing installed: LLM and API calls become events on a Kafka topic
+  extract   the usage that LLM response bodies declare, as JSON lines
   upstream  an upstream that replays LLM answers, for trying things out
 
 Each has -h with an example.
@@ -27,6 +28,8 @@ func Run(name string, args []string) int {
 	switch name {
 	case "try":
 		err = runTry(args, os.Stdout)
+	case "extract":
+		err = runExtract(args, os.Stdin, os.Stdout, os.Stderr)
 	case "upstream":
 		err = runUpstream(args, os.Stdout)
 	case "help":
