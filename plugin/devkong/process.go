@@ -175,7 +175,9 @@ func (p *process) runOnce(ctx context.Context) error {
 		defer close(read)
 		p.grabLogs(r, cmd.Process.Pid)
 	}()
-	err = cmd.Wait()
+	if err = cmd.Wait(); errors.Is(err, context.Canceled) {
+		err = nil // it ended well when it was told to
+	}
 	_ = r.SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // a grandchild may hold the other end
 	<-read
 	_ = r.Close()

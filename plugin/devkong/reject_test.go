@@ -60,7 +60,8 @@ func TestKongAnswersItselfAsARealOneDoes(t *testing.T) {
 			},
 		},
 		{
-			"a wrong key", "GET /keyed", []string{"apikey", "wrong"},
+			"a wrong key", "GET /keyed",
+			[]string{"apikey", "wrong"},
 			rejection{
 				Status: 401, Body: `{"message":"Unauthorized","request_id":"ID"}`, Challenge: "Key", Latency: "response",
 				Source: "kong", UpstreamStatus: "", UpstreamURI: "/base", Route: "keyed", Tries: []any{}, PDKSource: "exit",
@@ -74,7 +75,8 @@ func TestKongAnswersItselfAsARealOneDoes(t *testing.T) {
 			},
 		},
 		{
-			"an upstream that refuses connections is tried again as often as the service says", "POST /refusing", []string{"Accept", "application/json"},
+			"an upstream that refuses connections is tried again as often as the service says", "POST /refusing",
+			[]string{"Accept", "application/json"},
 			rejection{
 				Status: 502, Body: badGateway, Latency: "upstream",
 				Source: "kong", UpstreamStatus: "502, 502, 502", UpstreamURI: "/", Route: "refusing",
@@ -82,7 +84,8 @@ func TestKongAnswersItselfAsARealOneDoes(t *testing.T) {
 			},
 		},
 		{
-			"a silent upstream is tried again where that is safe", "GET /silent", []string{"Accept", "*/*"},
+			"a silent upstream is tried again where that is safe", "GET /silent",
+			[]string{"Accept", "*/*"},
 			rejection{
 				Status: 504, Body: timeout, Latency: "upstream",
 				Source: "kong", UpstreamStatus: "504, 504", UpstreamURI: "/silent", Route: "silent",
@@ -90,7 +93,8 @@ func TestKongAnswersItselfAsARealOneDoes(t *testing.T) {
 			},
 		},
 		{
-			"a silent upstream is not tried again with what is not idempotent", "POST /silent", []string{"Accept", "application/json"},
+			"a silent upstream is not tried again with what is not idempotent", "POST /silent",
+			[]string{"Accept", "application/json"},
 			rejection{
 				Status: 504, Body: timeout, Latency: "upstream",
 				Source: "kong", UpstreamStatus: "504", UpstreamURI: "/silent", Route: "silent", Tries: []any{failed(504)}, PDKSource: "error",
