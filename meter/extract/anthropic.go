@@ -80,7 +80,7 @@ func readAnthropic(c *Reader) {
 	u, ok := c.usage(root)
 	_, output := u.Get(meter.OutputTokens)
 	settled, damaged, lost := c.settled, c.damaged, c.lost
-	c.merge(&u, ok)
+	c.merge(u, ok)
 	if !output || !last {
 		c.settled, c.damaged, c.lost = settled, damaged, lost
 	}

@@ -35,20 +35,21 @@ func JSONBody(r *Response) []byte {
 	if !r.Complete || len(r.Body) > maxDocument || mediaType != "application/json" && !strings.HasSuffix(mediaType, "+json") {
 		return nil
 	}
+	codings, err := codingsOf(r.ContentEncoding, r.Body)
+	if err != nil {
+		return nil
+	}
+	if len(codings) == 0 {
+		return r.Body
+	}
 	var out bytes.Buffer
-	d, err := newDecoder(r.ContentEncoding, r.Body, func(b []byte) error {
+	d := newDecoder(codings, func(b []byte) error {
 		if out.Len()+len(b) > maxDocument {
 			return ErrTooLarge
 		}
 		out.Write(b)
 		return nil
 	})
-	if err != nil {
-		return nil
-	}
-	if d == nil {
-		return r.Body
-	}
 	writeErr := d.Write(r.Body)
 	if err := d.Close(); err != nil || writeErr != nil {
 		return nil

@@ -44,22 +44,15 @@ type decoder struct {
 	err    error
 }
 
-// newDecoder returns a decoder for a Content-Encoding that starts with head (sniffed bytes, or all there are), and nil
-// when the body is not encoded. What is decoded goes to write, in pieces that are valid until it returns.
-//
-// Gzip and zstd are recognised by their first bytes, declared or not: a filter between the upstream and the log may have
-// packed or unpacked the body, and no text starts like that.
-func newDecoder(encoding string, head []byte, write func([]byte) error) (*decoder, error) {
-	codings, err := codingsOf(encoding, head)
-	if err != nil || len(codings) == 0 {
-		return nil, err
-	}
+// newDecoder returns a decoder that undoes codings, the outermost first. What is decoded goes to write, in pieces that are
+// valid until it returns.
+func newDecoder(codings []string, write func([]byte) error) *decoder {
 	d := new(decoder)
 	d.resume, d.cancel = iter.Pull(func(yield func(struct{}) bool) {
 		d.input.wait = func() bool { return yield(struct{}{}) }
 		d.err = d.run(codings, write)
 	})
-	return d, nil
+	return d
 }
 
 // Write decodes the next piece of the body as far as it goes.
@@ -143,7 +136,11 @@ func (d *decoder) run(codings []string, write func([]byte) error) error {
 	}
 }
 
-// codingsOf returns the codings to undo, the outermost first.
+// codingsOf returns the codings to undo, the outermost first, of a body with a Content-Encoding that starts with head
+// (sniffed bytes, or all there are).
+//
+// Gzip and zstd are recognised by their first bytes, declared or not: a filter between the upstream and the log may have
+// packed or unpacked the body, and no text starts like that.
 func codingsOf(encoding string, head []byte) ([]string, error) {
 	if len(head) == 0 {
 		return nil, nil
@@ -152,6 +149,9 @@ func codingsOf(encoding string, head []byte) ([]string, error) {
 		return []string{"zstd"}, nil
 	}
 	gzipped := bytes.HasPrefix(head, []byte{0x1f, 0x8b})
+	if encoding == "" && !gzipped {
+		return nil, nil
+	}
 	var codings []string
 	for name := range strings.SplitSeq(strings.ToLower(encoding), ",") {
 		name = strings.TrimSpace(name)

@@ -11,13 +11,18 @@ import (
 // makes no difference. A message whose checksums are wrong, or whose lengths are impossible, ends it: nothing behind can
 // be found.
 type eventStream struct {
-	// message receives each message. Both are valid until it returns.
-	message func(h eventHeaders, payload []byte)
-	// broken is called once, for a stream that cannot be read on.
-	broken func()
+	out frameReceiver
 
 	buf  []byte // the start of a message whose end is not here yet
 	dead bool
+}
+
+// frameReceiver receives what eventStream finds.
+type frameReceiver interface {
+	// frame takes each message. Both are valid until it returns.
+	frame(h eventHeaders, payload []byte)
+	// broken is called once, for a stream that cannot be read on.
+	broken()
 }
 
 // eventHeaders are the headers that tell what a message is.
@@ -62,9 +67,7 @@ func (s *eventStream) complete(p []byte) []byte {
 	s.buf, p = append(s.buf, p[:n]...), p[n:]
 	if len(s.buf) >= total {
 		s.take(s.buf)
-		if s.buf = s.buf[:0]; cap(s.buf) > maxKept {
-			s.buf = nil
-		}
+		s.buf = kept(s.buf)
 	}
 	return p
 }
@@ -96,13 +99,13 @@ func (s *eventStream) take(m []byte) {
 		s.fail()
 		return
 	}
-	s.message(h, m[payload:end])
+	s.out.frame(h, m[payload:end])
 }
 
 func (s *eventStream) fail() {
 	if !s.dead {
 		s.dead, s.buf = true, nil
-		s.broken()
+		s.out.broken()
 	}
 }
 

@@ -21,6 +21,7 @@ package extract
 
 import (
 	"errors"
+	"sync"
 
 	"kafka-metering/meter"
 )
@@ -84,18 +85,21 @@ func (r *Response) configured() bool { return r.Provider != "" && r.Provider != 
 // The provider is the configured one, or the one whose host (or unmistakable path) it is. For other hosts it is empty,
 // unless the server speaks Anthropic's or Gemini's own format and names one of their models.
 func Extract(r *Response) (meter.LLM, error) {
-	c := NewReader(r)
+	c := readers.Get().(*Reader)
+	defer func() {
+		c.reset()
+		readers.Put(c)
+	}()
+	c.open(r)
 	if !c.ignore && !r.Seen {
-		if c.header.Empty() {
-			c.err = ErrNoBody
-			if !c.request.sure {
-				c.err = ErrNotLLM
-			}
+		if c.ignore, c.err = true, ErrNoBody; !c.request.sure {
+			c.err = ErrNotLLM
+		} else if c.readHeaders(); !c.header.Empty() {
+			c.err = nil
 		}
-		c.ignore = true
 	}
-	if _, err := c.Write(r.Body); err != nil {
-		c.err = err
-	}
+	_, _ = c.Write(r.Body) // Close returns the error
 	return c.Close(r.Complete)
 }
+
+var readers = sync.Pool{New: func() any { return new(Reader) }}

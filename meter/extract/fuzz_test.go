@@ -39,8 +39,8 @@ func FuzzSSE(f *testing.F) {
 		f.Add(stream, uint8(1))
 	}
 	f.Fuzz(func(t *testing.T, stream string, size uint8) {
-		var got []string
-		s := sse{event: func(name, data []byte) { got = append(got, string(name)+"|"+string(data)) }}
+		var got eventLog
+		s := sse{out: &got}
 		for rest := []byte(stream); len(rest) > 0; {
 			n := min(int(size)+1, len(rest))
 			piece := bytes.Clone(rest[:n])
@@ -49,11 +49,23 @@ func FuzzSSE(f *testing.F) {
 			rest = rest[n:]
 		}
 		s.Close()
-		if diff := cmp.Diff(plainSSE(stream), got); diff != "" {
+		if diff := cmp.Diff(plainSSE(stream), got.events); diff != "" {
 			t.Error(diff)
 		}
 	})
 }
+
+// eventLog keeps all events.
+type eventLog struct {
+	events []string
+	lost   int
+}
+
+func (l *eventLog) event(name, data []byte) {
+	l.events = append(l.events, string(name)+"|"+string(data))
+}
+
+func (l *eventLog) lose() { l.lost++ }
 
 // plainSSE reads a whole stream the slow and obvious way.
 func plainSSE(stream string) (events []string) {

@@ -44,7 +44,7 @@ const (
 
 // readHeaders reads the headers that declare something.
 func (c *Reader) readHeaders() {
-	if c.response.Header == nil {
+	if c.response.Header == nil || !c.header.Empty() || c.llm.UsageStatus == "" {
 		return
 	}
 	for _, rule := range headerRules {

@@ -44,6 +44,7 @@ var openAICounts = []countRule{
 	{"input_tokens_details.image_tokens", meter.ImageInputTokens},
 	{"input_token_details.image_tokens", meter.ImageInputTokens},
 	{"prompt_tokens_details.video_tokens", meter.VideoInputTokens},
+	{"text_tokens", meter.TextInputTokens},
 	{"prompt_tokens_details.text_tokens", meter.TextInputTokens},
 	{"input_tokens_details.text_tokens", meter.TextInputTokens},
 	{"input_token_details.text_tokens", meter.TextInputTokens},
@@ -134,6 +135,7 @@ var openAIChat = format{
 	texts: []textRule{
 		{"model", slotModel},
 		{"result.model", slotModel},
+		{"model_id", slotModel}, // watsonx
 		{"id", slotID},
 		{"request_id", slotID},
 		{"choices[].finish_reason", slotFinish},

@@ -11,13 +11,16 @@ import (
 )
 
 const (
-	// maxGuesses bounds the events of a stream that are tried for a known shape.
+	// maxGuesses bounds the events of a stream that are tried for a known shape; later ones only when they may declare usage.
 	maxGuesses = 16
 	// maxIntroductions bounds the events of a stream that are read for the model and the id alone.
 	maxIntroductions = 8
 	// maxTail bounds an event that is kept in case it is the one with the finish reason, in bytes.
 	maxTail = 4 << 10
 )
+
+// usageMarkers are the keys that usage mostly stands under.
+var usageMarkers = []string{`"usage"`, `"usageMetadata"`, `"billed_units"`, `"details"`}
 
 // Reader takes one response in, in pieces of any size, and keeps what it declares. How the body is cut into pieces makes
 // no difference. It needs the memory of the largest event for a stream, and of the whole for a document. It is for one
@@ -45,6 +48,7 @@ type Reader struct {
 	ended   bool // the response says itself that it is whole
 	cut     bool // it shows that it is not
 	junk    bool // it holds text that is not its format's
+	failed  bool // its status is an error's: it declares nothing
 
 	decoder *decoder
 	head    []byte // the first bytes, until there are enough to tell how the body is encoded
@@ -63,6 +67,9 @@ type Reader struct {
 	scanner scan.Scanner[[]byte]
 	list    scan.Scanner[[]byte]
 	found   [8][]byte // in an element of a list
+	signs   [maxSigns][]byte
+	latest  meter.Usage // of the message at hand
+	sum     meter.Usage // of a list in it
 	texts   [maxSlots][]byte
 	numbers [maxRules][]byte
 	text    *estimate // the delivered text, where an estimate is wanted
@@ -81,13 +88,19 @@ const (
 
 // NewReader begins to read a response, whose Body and Complete are not looked at.
 func NewReader(r *Response) *Reader {
+	c := new(Reader)
+	c.open(r)
+	return c
+}
+
+// open begins to read a response. c is new or has been reset.
+func (c *Reader) open(r *Response) {
 	request, ok := classify(r)
-	failed := r.Status != 0 && r.Status != statusSwitching && (r.Status < 200 || r.Status > 299)
-	c := &Reader{response: *r, request: request, ignore: !ok || failed || request.stored && !r.Stored}
+	c.response, c.request = *r, request
 	c.response.Body = nil
 	if !ok || request.stored && !r.Stored {
-		c.err = ErrNotLLM
-		return c
+		c.ignore, c.err = true, ErrNotLLM
+		return
 	}
 	c.llm.Provider = request.provider
 	c.llm.RequestModel = request.model
@@ -97,20 +110,39 @@ func NewReader(r *Response) *Reader {
 		c.choose(request.format, "")
 		c.explain("path", r.Path, request.format.api)
 	}
-	if failed {
-		c.err = ErrNoUsage
+	if r.Status != 0 && r.Status != statusSwitching && (r.Status < 200 || r.Status > 299) {
+		c.ignore, c.failed, c.err = true, true, ErrNoUsage
 		if !request.sure {
 			c.err = ErrNotLLM
 		}
-		return c
+		return
 	}
-	c.readHeaders()
 	c.sse = mediaTypeOf(r.ContentType) == "text/event-stream"
 	c.streamed = c.sse
 	if r.Estimate {
 		c.text = new(estimate)
 	}
-	return c
+}
+
+// reset lets go of everything but small buffers.
+func (c *Reader) reset() {
+	*c = Reader{
+		events: sse{line: kept(c.events.line), nameOwn: kept(c.events.nameOwn), dataOwn: kept(c.events.dataOwn)},
+		values: values{buf: kept(c.values.buf)},
+		frames: eventStream{buf: kept(c.frames.buf)},
+		tail:   [...][]byte{c.tail[0][:0], c.tail[1][:0]},
+		chunk:  kept(c.chunk),
+	}
+}
+
+// maxKept bounds the memory that is kept of one long message for the next, in bytes.
+const maxKept = 64 << 10
+
+func kept(b []byte) []byte {
+	if cap(b) > maxKept {
+		return nil
+	}
+	return b[:0]
 }
 
 // choose makes f the format.
@@ -149,7 +181,10 @@ func (c *Reader) Write(p []byte) (int, error) {
 // sniff finds out how the body is encoded.
 func (c *Reader) sniff(head []byte) {
 	c.sniffed = true
-	c.decoder, c.err = newDecoder(c.response.ContentEncoding, head, c.take)
+	codings, err := codingsOf(c.response.ContentEncoding, head)
+	if c.err = err; len(codings) > 0 {
+		c.decoder = newDecoder(codings, c.take)
+	}
 }
 
 func (c *Reader) decode(p []byte) {
@@ -194,13 +229,13 @@ func (c *Reader) begin(p []byte) []byte {
 		switch {
 		case b == '{' || b == '[' || b == '"':
 			c.framing, c.streamed = framedValues, isLines(c.response.ContentType)
-			c.values = values{value: c.value, lost: c.lose, junk: func() { c.junk = true }}
+			c.values.out = c
 		case b == 0:
 			c.framing, c.streamed = framedBinary, true
-			c.frames = eventStream{message: c.frame, broken: func() { c.damaged = true }}
+			c.frames.out = c
 		case c.sse || strings.IndexByte("deir:", b) >= 0: // data, event, id, retry, a comment
 			c.framing, c.streamed = framedEvents, true
-			c.events = sse{event: c.event, lost: c.lose}
+			c.events.out = c
 		default:
 			c.framing, c.streamed = framedText, false
 		}
@@ -261,7 +296,7 @@ func (c *Reader) finish() {
 	for i := 1; i <= len(c.tail) && c.llm.FinishReason == "" && c.format != nil; i++ {
 		c.lookForEnd(c.tail[(c.tailLen+len(c.tail)-i)%len(c.tail)])
 	}
-	if !c.request.sure && c.format == nil && c.spare.Empty() && c.header.Empty() {
+	if !c.request.sure && c.format == nil && c.spare.Empty() {
 		c.err = ErrNotLLM
 	}
 }
@@ -362,6 +397,12 @@ func (c *Reader) unwrap(payload []byte) []byte {
 	return c.chunk[:n]
 }
 
+// stray takes note of text that is not JSON.
+func (c *Reader) stray() { c.junk = true }
+
+// broken takes note of an event stream that cannot be read on.
+func (c *Reader) broken() { c.damaged = true }
+
 // lose takes note of a message that was too long.
 func (c *Reader) lose() {
 	c.seen++
@@ -375,7 +416,7 @@ func (c *Reader) message(data []byte) {
 	if c.seen++; c.ended {
 		return
 	}
-	if c.format == nil && (c.seen > maxGuesses || !c.recognise(data)) {
+	if c.format == nil && (c.seen > maxGuesses && !mentionsAny(data, usageMarkers) || !c.recognise(data)) {
 		return
 	}
 	if c.text != nil {
@@ -513,7 +554,7 @@ func (c *Reader) readRoots() {
 		if ok && u.Empty() {
 			continue
 		}
-		c.merge(&u, ok)
+		c.merge(u, ok)
 		return
 	}
 }
@@ -548,8 +589,10 @@ func raise(u, v *meter.Usage) {
 	}
 }
 
-// usage reads the numbers below a root of the format. ok is false when one of them is no count.
-func (c *Reader) usage(root int) (u meter.Usage, ok bool) {
+// usage reads the numbers below a root of the format, valid until the next call. ok is false when one of them is no count.
+func (c *Reader) usage(root int) (u *meter.Usage, ok bool) {
+	u = &c.latest
+	*u = meter.Usage{}
 	raw := c.texts[numTextSlots+root]
 	if len(raw) == 0 || raw[0] != '{' {
 		return u, true
@@ -584,7 +627,7 @@ func (c *Reader) usage(root int) (u meter.Usage, ok bool) {
 		slot++
 	}
 	for i := range f.lists {
-		if !c.sumList(&u, root, &f.lists[i], c.numbers[slot]) {
+		if !c.sumList(u, root, &f.lists[i], c.numbers[slot]) {
 			return u, false
 		}
 		slot++
@@ -598,7 +641,8 @@ func (c *Reader) sumList(u *meter.Usage, root int, rule *listRule, list []byte) 
 	if len(list) == 0 || list[0] != '[' {
 		return true
 	}
-	var sum meter.Usage
+	sum := &c.sum
+	*sum = meter.Usage{}
 	found := &c.found
 	c.list.Open(list)
 	for {

@@ -64,12 +64,13 @@ func (c *Reader) recognise(data []byte) bool {
 	if len(data) == 0 || data[0] != '{' {
 		return false
 	}
-	var found [maxSigns][]byte
-	if c.scanner.Scan(data, signShape, found[:numSigns]) != nil {
+	found := c.signs[:numSigns]
+	clear(found)
+	if c.scanner.Scan(data, signShape, found) != nil {
 		return false
 	}
 	for i := range knownShapes {
-		if k := &knownShapes[i]; k.matches(&found) {
+		if k := &knownShapes[i]; k.matches(found) {
 			c.choose(k.format, k.operation)
 			c.explain("shape", k.text, k.format.api)
 			return true
@@ -78,7 +79,7 @@ func (c *Reader) recognise(data []byte) bool {
 	return false
 }
 
-func (k *knownShape) matches(found *[maxSigns][]byte) bool {
+func (k *knownShape) matches(found [][]byte) bool {
 	for _, s := range k.signs {
 		if !hasSign(found[s.slot], s.value) {
 			return false

@@ -9,13 +9,19 @@ import (
 // result returns the call and its outcome. err is what went wrong with the body.
 func (c *Reader) result(err error) (meter.LLM, error) {
 	if c.framing != unframed || c.sse {
-		c.llm.Stream = &c.streamed
+		c.llm.Stream = new(c.streamed)
 	}
 	if c.format != nil && c.llm.Provider == "" && !c.response.configured() {
 		c.llm.Provider = c.nativeProvider()
 	}
+	if !c.failed && (err != nil || c.declared.Empty() || c.bad || c.format.spareWins) {
+		c.readHeaders()
+	}
 	if err == nil {
 		err = c.outcome()
+	}
+	if err != nil && !c.failed && !c.header.Empty() {
+		c.declared, c.spare, err = meter.Usage{}, meter.Usage{}, nil // whatever the body is like
 	}
 	if err != nil {
 		if c.text != nil && c.estimable(err) {
@@ -26,11 +32,10 @@ func (c *Reader) result(err error) (meter.LLM, error) {
 	if c.declared.Empty() || c.format.spareWins && (!c.spare.Empty() || !c.header.Empty()) {
 		c.takeSpare()
 	} else {
-		u := c.declared
+		c.llm.Usage = c.declared
 		if c.format.settle != nil && c.format.merging != sums {
-			c.format.settle(&u)
+			c.format.settle(&c.llm.Usage)
 		}
-		c.llm.Usage = u
 		c.llm.UsageSource = meter.SourceBody
 		if c.streamed {
 			c.llm.UsageSource = meter.SourceStream

@@ -13,10 +13,7 @@ const maxEvent = 16 << 20
 //
 // It knows nothing of what the data mean. It copies only what stands across chunks.
 type sse struct {
-	// event receives each event that has data. name and data are valid until it returns.
-	event func(name, data []byte)
-	// lost receives each event that was longer than maxEvent.
-	lost func()
+	out eventReceiver
 
 	line    []byte // the start of a line whose end is not here yet
 	name    []byte
@@ -29,6 +26,14 @@ type sse struct {
 	pastCR  bool // a line feed now belongs to the carriage return before it
 	dropped bool // the line is too long and its start is gone
 	tooLong bool // the event is
+}
+
+// eventReceiver receives what sse finds.
+type eventReceiver interface {
+	// event takes each event that has data. name and data are valid until it returns.
+	event(name, data []byte)
+	// lose takes note of an event that was longer than maxEvent.
+	lose()
 }
 
 // Write takes the next chunk of the stream. It keeps no reference to p.
@@ -169,9 +174,9 @@ func (s *sse) own() {
 func (s *sse) dispatch() {
 	switch {
 	case s.tooLong:
-		s.lost()
+		s.out.lose()
 	case s.some:
-		s.event(s.name, s.data)
+		s.out.event(s.name, s.data)
 	}
 	s.name, s.data, s.some, s.tooLong = nil, nil, false, false
 }

@@ -12,12 +12,7 @@ const maxDocument = 32 << 20
 // It only finds where values end, by their brackets and quotes; whether they are valid is for the receiver to check. It
 // copies only what stands across chunks.
 type values struct {
-	// value receives each value. element says that it stands in a top-level array. data is valid until it returns.
-	value func(data []byte, element bool)
-	// lost receives each value that was longer than maxDocument.
-	lost func()
-	// junk is called for text that belongs to no value.
-	junk func()
+	out valueReceiver
 
 	buf     []byte // the start of a value whose end is not here yet
 	depth   int    // of brackets
@@ -29,6 +24,16 @@ type values struct {
 	noise   bool   // in junk, which ends with its line
 	ended   bool   // a top-level array has ended
 	some    bool   // a top-level value has begun
+}
+
+// valueReceiver receives what values finds.
+type valueReceiver interface {
+	// value takes each value. element says that it stands in a top-level array. data is valid until it returns.
+	value(data []byte, element bool)
+	// lose takes note of a value that was longer than maxDocument.
+	lose()
+	// stray takes note of text that belongs to no value.
+	stray()
 }
 
 // Write takes the next chunk of the text. It keeps no reference to p.
@@ -74,7 +79,7 @@ func (s *values) between(p []byte, i int) int {
 		// Separators, numbers, true, false and null.
 	default:
 		s.noise = true
-		s.junk()
+		s.out.stray()
 	}
 	return i + 1
 }
@@ -141,18 +146,12 @@ func (s *values) emit(p []byte) {
 		p = s.buf
 	}
 	if s.tooLong {
-		s.lost()
+		s.out.lose()
 	} else {
-		s.value(p, s.array)
+		s.out.value(p, s.array)
 	}
-	s.buf, s.tooLong = s.buf[:0], false
-	if cap(s.buf) > maxKept {
-		s.buf = nil
-	}
+	s.buf, s.tooLong = kept(s.buf), false
 }
-
-// maxKept bounds the memory that a splitter keeps from one long message for the next, in bytes.
-const maxKept = 64 << 10
 
 func (s *values) carry(p []byte) {
 	if s.tooLong || len(s.buf)+len(p) > maxDocument {
