@@ -23,17 +23,19 @@ const goldenDir = "../../testdata/extract"
 
 // report is what a golden case wants.
 type report struct {
-	Error        string           `json:"error,omitempty"`
-	Provider     string           `json:"provider,omitempty"`
-	Operation    string           `json:"operation,omitempty"`
-	RequestModel string           `json:"request_model,omitempty"`
-	Model        string           `json:"model,omitempty"`
-	Stream       *bool            `json:"stream,omitempty"`
-	FinishReason string           `json:"finish_reason,omitempty"`
-	ResponseID   string           `json:"response_id,omitempty"`
-	Usage        map[string]int64 `json:"usage,omitempty"`
-	UsageStatus  string           `json:"usage_status,omitempty"`
-	UsageSource  string           `json:"usage_source,omitempty"`
+	Error         string             `json:"error,omitempty"`
+	Provider      string             `json:"provider,omitempty"`
+	Operation     string             `json:"operation,omitempty"`
+	RequestModel  string             `json:"request_model,omitempty"`
+	Model         string             `json:"model,omitempty"`
+	Stream        *bool              `json:"stream,omitempty"`
+	FinishReason  string             `json:"finish_reason,omitempty"`
+	ResponseID    string             `json:"response_id,omitempty"`
+	Usage         map[string]float64 `json:"usage,omitempty"`
+	UsageStatus   string             `json:"usage_status,omitempty"`
+	UsageSource   string             `json:"usage_source,omitempty"`
+	Contradiction string             `json:"usage_contradiction,omitempty"`
+	Tokenizer     string             `json:"tokenizer,omitempty"`
 }
 
 func reportOf(llm meter.LLM, err error) report {
@@ -41,17 +43,24 @@ func reportOf(llm meter.LLM, err error) report {
 		Provider: llm.Provider, Operation: llm.Operation, RequestModel: llm.RequestModel, Model: llm.Model, Stream: llm.Stream,
 		FinishReason: llm.FinishReason, ResponseID: llm.ResponseID,
 		UsageStatus: string(llm.UsageStatus), UsageSource: string(llm.UsageSource),
+		Contradiction: llm.Usage.Contradiction(), Tokenizer: llm.Tokenizer,
 	}
 	if err != nil {
 		r.Error = err.Error()
 	}
+	usage := map[string]float64{}
 	for _, q := range meter.Quantities() {
 		if n, ok := llm.Usage.Get(q); ok {
-			if r.Usage == nil {
-				r.Usage = map[string]int64{}
-			}
-			r.Usage[q.String()] = n
+			usage[q.String()] = float64(n)
 		}
+	}
+	for _, a := range meter.Amounts() {
+		if x, ok := llm.Usage.Amount(a); ok {
+			usage[a.String()] = x
+		}
+	}
+	if len(usage) > 0 {
+		r.Usage = usage
 	}
 	return r
 }
@@ -62,7 +71,7 @@ type golden struct {
 	file     string
 	sections []section
 	response *Response
-	sse      bool
+	framing  string // json, sse, ndjson, eventstream
 }
 
 func goldens(tb testing.TB) []golden {
@@ -85,7 +94,10 @@ func goldens(tb testing.TB) []golden {
 			tb.Fatalf("%s: %v", path, err)
 		}
 		g.response.Body = []byte(g.sections[2].text)
-		g.sse = g.sections[2].name == "response.sse"
+		g.framing = strings.TrimPrefix(g.sections[2].name, "response.")
+		if g.framing == "eventstream" {
+			g.response.Body = eventStreamOf(g.sections[2].text)
+		}
 		cases = append(cases, g)
 		return nil
 	})
@@ -143,8 +155,13 @@ func (g *golden) variants() map[string]Response {
 	add("gzip that the headers do not name", "", gzipped(body))
 	add("gzip that was unpacked on the way", "GZIP", body)
 	add("deflate", "deflate", zlibbed(body))
+	add("brotli", "br", brotlied(body))
+	add("zstd", "zstd", zstandard(body))
+	add("zstd that the headers do not name", "", zstandard(body))
+	add("brotli in gzip", "br, gzip", gzipped(brotlied(body)))
 	add("deflate without the zlib format", "deflate", deflated(body))
-	if g.sse {
+	switch g.framing {
+	case "sse":
 		add("sse with CRLF", "", bytes.ReplaceAll(body, []byte("\n"), []byte("\r\n")))
 		add("sse with CR", "", bytes.ReplaceAll(body, []byte("\n"), []byte("\r")))
 		add("sse with a byte order mark", "", append([]byte("\ufeff"), body...))
@@ -159,7 +176,11 @@ func (g *golden) variants() map[string]Response {
 		json := *g.response
 		json.ContentType = "application/json"
 		variants["sse as application/json"] = json
-	} else {
+	case "ndjson":
+		add("lines with CRLF", "", bytes.ReplaceAll(body, []byte("\n"), []byte("\r\n")))
+		add("lines without the last one's end", "", bytes.TrimSuffix(body, []byte("\n")))
+		add("lines with empty ones between", "", bytes.ReplaceAll(body, []byte("\n"), []byte("\n\n")))
+	case "json":
 		add("json behind white space", "", append([]byte(" \n\n\t\r\n"), body...))
 		stream := *g.response
 		stream.ContentType = "text/event-stream"

@@ -5,11 +5,16 @@ import (
 	"compress/flate"
 	"compress/gzip"
 	"compress/zlib"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/andybalholm/brotli"
+	"github.com/aws/aws-sdk-go-v2/aws/protocol/eventstream"
+	"github.com/klauspost/compress/zstd"
 
 	"kafka-metering/meter"
 )
@@ -37,6 +42,20 @@ func zlibbed(p []byte) []byte {
 func deflated(p []byte) []byte {
 	return compressed(p, func(w io.Writer) io.WriteCloser {
 		z, err := flate.NewWriter(w, flate.DefaultCompression)
+		if err != nil {
+			panic(err)
+		}
+		return z
+	})
+}
+
+func brotlied(p []byte) []byte {
+	return compressed(p, func(w io.Writer) io.WriteCloser { return brotli.NewWriter(w) })
+}
+
+func zstandard(p []byte) []byte {
+	return compressed(p, func(w io.Writer) io.WriteCloser {
+		z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1))
 		if err != nil {
 			panic(err)
 		}
@@ -75,7 +94,8 @@ func formatArchive(sections []section) string {
 
 // parseRequest reads a golden case's request: a request line, then fields of the response and of the configuration.
 func parseRequest(text string) (*Response, error) {
-	r := &Response{Status: 200, Seen: true, Complete: true}
+	headers := map[string]string{}
+	r := &Response{Status: 200, Seen: true, Complete: true, Header: func(name string) string { return headers[name] }}
 	for i, line := range strings.Split(strings.TrimSpace(text), "\n") {
 		if i == 0 {
 			method, address, _ := strings.Cut(line, " ")
@@ -88,6 +108,10 @@ func parseRequest(text string) (*Response, error) {
 		}
 		name, value, _ := strings.Cut(line, ": ")
 		var err error
+		if header, ok := strings.CutPrefix(name, "header "); ok {
+			headers[header] = value
+			continue
+		}
 		switch name {
 		case "status":
 			r.Status, err = strconv.Atoi(value)
@@ -97,6 +121,8 @@ func parseRequest(text string) (*Response, error) {
 			r.Complete, err = strconv.ParseBool(value)
 		case "provider":
 			r.Provider = value
+		case "stored":
+			r.Stored, err = strconv.ParseBool(value)
 		default:
 			err = fmt.Errorf("unknown field %q", line)
 		}
@@ -105,6 +131,35 @@ func parseRequest(text string) (*Response, error) {
 		}
 	}
 	return r, nil
+}
+
+// eventStreamOf writes an AWS event stream: for each line the type of an event and its payload. A chunk wraps its payload;
+// a type that starts with an exclamation mark is that of an exception.
+func eventStreamOf(text string) []byte {
+	var b bytes.Buffer
+	for line := range strings.Lines(text) {
+		kind, payload, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		message := eventstream.Message{Payload: []byte(payload)}
+		header := func(name, value string) {
+			message.Headers.Set(name, eventstream.StringValue(value))
+		}
+		if exception, ok := strings.CutPrefix(kind, "!"); ok {
+			header(":exception-type", exception)
+			header(":content-type", "application/json")
+			header(":message-type", "exception")
+		} else {
+			header(":event-type", kind)
+			header(":content-type", "application/json")
+			header(":message-type", "event")
+		}
+		if kind == "chunk" {
+			message.Payload = []byte(`{"bytes":"` + base64.StdEncoding.EncodeToString([]byte(payload)) + `","p":"abcdefgh"}`)
+		}
+		if err := eventstream.NewEncoder().Encode(&b, message); err != nil {
+			panic(err)
+		}
+	}
+	return b.Bytes()
 }
 
 // count of a quantity that must be declared, for tests that read better so; -1 when it is not.

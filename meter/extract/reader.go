@@ -338,7 +338,7 @@ func (c *Reader) finishValues() {
 	if c.seen <= 1 && !c.values.ended {
 		c.streamed = false // one line is a document
 	}
-	if c.values.ended || c.seen == 1 && !isLines(c.response.ContentType) {
+	if c.values.ended || c.seen == 1 && !isLines(c.response.ContentType) && (c.format == nil || c.format.merging != sums) {
 		c.ended = true
 	}
 }
