@@ -153,6 +153,24 @@ func (f *fixture) wait() {
 	}
 }
 
+// respawned waits until a process other than the one before serves a plugin.
+func (f *fixture) respawned(p *probe, before int) {
+	f.t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(testTimeout); ; <-tick.C {
+		if pid := f.PluginServerPID(p.name); pid != 0 && pid != before {
+			break
+		}
+		if time.Now().After(deadline) {
+			f.t.Fatal("no other process was started")
+		}
+	}
+	if err := awaitSocket(f.t.Context(), p.socket(), nil); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
 // later runs something and returns a function that waits for its end.
 func later(t testing.TB, run func()) (wait func()) {
 	t.Helper()

@@ -27,7 +27,7 @@ const (
 	probeName     = "probe"
 	probePriority = 5
 
-	// probeEnv makes this binary a probe; its value is the phases: "log" or "access,response,log".
+	// probeEnv makes this binary a probe; its value is the phases: "log", "access,log" or allPhases.
 	probeEnv = "DEVKONG_PROBE"
 
 	// reportEnv names the report socket.
@@ -60,7 +60,10 @@ func TestMain(m *testing.M) {
 		}()
 	}
 	constructor := func() any { return &logProbe{} }
-	if phases == allPhases {
+	switch phases {
+	case "access,log":
+		constructor = func() any { return &accessProbe{} }
+	case allPhases:
 		constructor = func() any { return &fullProbe{} }
 	}
 	if err := server.StartServer(constructor, "0.1", probePriority); err != nil {
@@ -90,6 +93,14 @@ func (p *logProbe) UnmarshalJSON(b []byte) error {
 }
 
 func (p *logProbe) Log(kong *pdk.PDK) { obey(report{Phase: "log", Config: p.whole}, kong) }
+
+// accessProbe has the access phase too.
+type accessProbe logProbe
+
+func (p *accessProbe) UnmarshalJSON(b []byte) error { return (*logProbe)(p).UnmarshalJSON(b) }
+func (p *accessProbe) Access(kong *pdk.PDK)         { obey(report{Phase: "access", Config: p.whole}, kong) }
+
+func (p *accessProbe) Log(kong *pdk.PDK) { obey(report{Phase: "log", Config: p.whole}, kong) }
 
 // fullProbe has all phases, and so its routes are buffered.
 type fullProbe logProbe
@@ -231,6 +242,7 @@ func ask(kong *pdk.PDK, order string) ([]byte, error) {
 // probe is the test's side of the probe.
 type probe struct {
 	t        testing.TB
+	name     string
 	prefix   string
 	listener net.Listener
 	events   chan *probed
@@ -244,7 +256,9 @@ type probed struct {
 	in *bufio.Reader
 }
 
-func newProbe(t testing.TB) *probe {
+func newProbe(t testing.TB) *probe { return newNamedProbe(t, probeName) }
+
+func newNamedProbe(t testing.TB, name string) *probe {
 	t.Helper()
 	prefix, err := os.MkdirTemp("", "kong") //nolint:usetesting // its path is too long for a unix socket
 	if err != nil {
@@ -255,7 +269,7 @@ func newProbe(t testing.TB) *probe {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(prefix, probeName)
+	path := filepath.Join(prefix, name)
 	if os.Link(self, path) != nil { // another file system
 		binary, err := os.ReadFile(self)
 		if err == nil {
@@ -265,7 +279,7 @@ func newProbe(t testing.TB) *probe {
 			t.Fatal(err)
 		}
 	}
-	p := &probe{t: t, prefix: prefix, events: make(chan *probed, 1024)}
+	p := &probe{t: t, name: name, prefix: prefix, events: make(chan *probed, 1024)}
 	if p.listener, err = net.Listen("unix", p.reportSocket()); err != nil {
 		t.Fatal(err)
 	}
@@ -287,13 +301,13 @@ func newProbe(t testing.TB) *probe {
 }
 
 func (p *probe) reportSocket() string { return filepath.Join(p.prefix, "report") }
-func (p *probe) socket() string       { return filepath.Join(p.prefix, probeName+".socket") }
+func (p *probe) socket() string       { return filepath.Join(p.prefix, p.name+".socket") }
 
 // server returns the probe as an entry of pluginserver_names.
 func (p *probe) server(phases string, env ...string) PluginServer {
-	path := filepath.Join(p.prefix, probeName)
+	path := filepath.Join(p.prefix, p.name)
 	return PluginServer{
-		Name: probeName, QueryCmd: []string{path, "-dump", "-kong-prefix", p.prefix}, StartCmd: []string{path, "-kong-prefix", p.prefix},
+		Name: p.name, QueryCmd: []string{path, "-dump", "-kong-prefix", p.prefix}, StartCmd: []string{path, "-kong-prefix", p.prefix},
 		// A race detector would take a second at each exit.
 		Env: append([]string{probeEnv + "=" + phases, reportEnv + "=" + p.reportSocket(), "GORACE=atexit_sleep_ms=0"}, env...),
 	}

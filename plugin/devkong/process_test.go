@@ -96,9 +96,7 @@ func TestAPanicKillsTheProcessAndKongStartsAnother(t *testing.T) {
 	if got := f.Stats(); got.Failed != 1 || got.Repeated != 1 || got.Resets != 1 {
 		t.Errorf("%+v", got)
 	}
-	if err := awaitSocket(t.Context(), f.probe.socket(), nil); err != nil {
-		t.Fatal(err)
-	}
+	f.respawned(f.probe, before)
 	f.get("/open")
 	e = f.probe.next("log")
 	if e.PID == before {

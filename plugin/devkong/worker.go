@@ -81,15 +81,16 @@ func (c *Configuration) document(seq int64) []byte {
 	doc["__plugin_id"] = c.ID
 	doc["__ws_id"] = workspace
 	doc["__key__"] = "plugins:" + c.Plugin.Name + ":" + c.RouteID + ":" + c.ServiceID + ":" + c.ConsumerID + "::" + workspace
-	for name, value := range map[string]string{
-		"route_id": c.RouteID, "service_id": c.ServiceID, "consumer_id": c.ConsumerID, "plugin_instance_name": c.InstanceName,
-	} {
+	for i, value := range []string{c.RouteID, c.ServiceID, c.ConsumerID, c.InstanceName} {
 		if value != "" {
-			doc[name] = value
+			doc[metadata[i]] = value
 		}
 	}
 	return appendJSON(nil, doc)
 }
+
+// metadata are the members that Kong adds to a configuration, beside those whose names begin with two underscores.
+var metadata = []string{"route_id", "service_id", "consumer_id", "plugin_instance_name"}
 
 // Point is a moment of an event at which a connection can be cut.
 type Point int
