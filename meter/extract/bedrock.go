@@ -22,7 +22,6 @@ var converse = format{
 	markers:   []string{`"usage"`},
 	shapes: []shape{
 		{[]sign{{"usage.inputTokens", ""}, {"usage.totalTokens", ""}}, ""},
-		{[]sign{{"metadata.usage.inputTokens", ""}}, ""},
 		{[]sign{{"messageStart.role", `"`}}, ""},
 	},
 	texts: []textRule{
@@ -39,6 +38,9 @@ var converse = format{
 		{"cacheWriteInputTokens", meter.CacheWriteInputTokens},
 		{"cacheWriteInputTokenCount", meter.CacheWriteInputTokens},
 	},
+	delivers: delivery{paths: []string{
+		"delta.text", "delta.reasoningContent.text", "delta.toolUse.input", "contentBlockDelta.delta.text",
+	}},
 	lateEnd: true,
 	settle:  settleConverse,
 }.compile()
@@ -138,8 +140,9 @@ func (c *Reader) readInvocationMetrics(data []byte) {
 	if !bytes.Contains(data, []byte(`"`+invocationMetrics+`"`)) {
 		return
 	}
-	var found [4][]byte
-	if c.scanner.Scan(data, invocationShape, found[:]) != nil {
+	found := c.found[:len(invocationCounts)]
+	clear(found)
+	if c.scanner.Scan(data, invocationShape, found) != nil {
 		c.damaged = true
 		return
 	}

@@ -88,6 +88,39 @@ func contentStream(size int) []byte {
 	return b.Bytes()
 }
 
+// converseStream is a ConverseStream of Bedrock.
+func converseStream(size int) []byte {
+	var b strings.Builder
+	b.WriteString(`messageStart {"p":"abcdefghijkl","role":"assistant"}` + "\n")
+	for i := 0; b.Len() < size; i++ {
+		fmt.Fprintf(&b, `contentBlockDelta {"contentBlockIndex":0,"delta":{"text":" some words in chunk %d"},"p":"abcdefghijklmnopqrstuvwxyzABCDEF"}`+"\n", i)
+	}
+	b.WriteString(`messageStop {"p":"abc","stopReason":"end_turn"}` + "\n")
+	b.WriteString(`metadata {"metrics":{"latencyMs":4121},"p":"abc","usage":{"inputTokens":25,"outputTokens":515,"totalTokens":540}}`)
+	return eventStreamOf(b.String())
+}
+
+// invokeStream is a stream of InvokeModel with an Anthropic model.
+func invokeStream(size int) []byte {
+	var b strings.Builder
+	for line := range strings.Lines(string(messageStream(size))) {
+		if data, ok := strings.CutPrefix(line, "data: "); ok {
+			b.WriteString("chunk " + data)
+		}
+	}
+	return eventStreamOf(b.String())
+}
+
+// chatLines is a stream of Ollama.
+func chatLines(size int) []byte {
+	var b bytes.Buffer
+	for i := 0; b.Len() < size; i++ {
+		fmt.Fprintf(&b, `{"model":"llama3.2","created_at":"2025-01-01T00:00:00.000000Z","message":{"role":"assistant","content":" word%d"},"done":false}`+"\n", i)
+	}
+	b.WriteString(`{"model":"llama3.2","created_at":"2025-01-01T00:00:00Z","message":{"role":"assistant","content":""},"done_reason":"stop","done":true,"prompt_eval_count":26,"eval_count":282}` + "\n")
+	return b.Bytes()
+}
+
 func contentJSON() []byte {
 	return []byte(`{"candidates":[{"content":{"parts":[{"text":"` + strings.Repeat("words and words ", 80) + `"}],"role":"model"},"finishReason":"STOP","index":0}],` +
 		`"usageMetadata":{"promptTokenCount":8,"candidatesTokenCount":20,"totalTokenCount":100,"thoughtsTokenCount":72,"promptTokensDetails":[{"modality":"TEXT","tokenCount":8}]},"modelVersion":"gemini-2.5-flash","responseId":"x"}`)
@@ -100,7 +133,9 @@ func ordersJSON() []byte {
 
 func BenchmarkExtract(b *testing.B) {
 	openAI := Response{Method: "POST", Host: "api.openai.com", Path: "/v1/chat/completions", Status: 200, Seen: true, Complete: true}
-	anthropic, gemini, elsewhere := openAI, openAI, openAI
+	anthropic, gemini, elsewhere, bedrock, invoke := openAI, openAI, openAI, openAI, openAI
+	bedrock.Host, bedrock.Path = "bedrock-runtime.us-east-1.amazonaws.com", "/model/amazon.nova-lite-v1%3A0/converse-stream"
+	invoke.Host, invoke.Path = bedrock.Host, "/model/anthropic.claude-3-haiku-20240307-v1%3A0/invoke-with-response-stream"
 	anthropic.Host, anthropic.Path = "api.anthropic.com", "/v1/messages"
 	gemini.Host, gemini.Path = "generativelanguage.googleapis.com", "/v1beta/models/gemini-2.5-flash:generateContent"
 	elsewhere.Host, elsewhere.Path = "orders.internal", "/orders"
@@ -118,12 +153,20 @@ func BenchmarkExtract(b *testing.B) {
 		{"anthropic/sse-60KB", anthropic, messageStream(60 << 10), nil},
 		{"gemini/json-2KB", gemini, contentJSON(), nil},
 		{"gemini/sse-60KB", gemini, contentStream(60 << 10), nil},
+		{"bedrock/converse-60KB", bedrock, converseStream(60 << 10), nil},
+		{"bedrock/invoke-60KB", invoke, invokeStream(60 << 10), nil},
+		{"ollama/ndjson-60KB", elsewhere, chatLines(60 << 10), nil},
+		{"openai/sse-60KB-brotli", openAI, brotlied(chatStream(60 << 10)), nil},
+		{"openai/sse-60KB-zstd", openAI, zstandard(chatStream(60 << 10)), nil},
 		{"by-shape/json-2KB", elsewhere, chatJSON(), nil},
 		{"no-llm/json-2KB", elsewhere, ordersJSON(), ErrNotLLM},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
 			r := bench.response
 			r.Body = bench.body
+			if strings.HasSuffix(bench.name, "brotli") {
+				r.ContentEncoding = "br"
+			}
 			b.SetBytes(int64(len(r.Body)))
 			b.ReportAllocs()
 			for b.Loop() {

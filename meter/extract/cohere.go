@@ -54,6 +54,9 @@ var cohereChat = format{
 		{"billed_units.search_units", meter.SearchUnits},
 		{"billed_units.classifications", meter.Classifications},
 	},
+	delivers: delivery{paths: []string{
+		"delta.message.content.text", "delta.message.content.thinking", "delta.message.tool_calls.function.arguments", "text",
+	}},
 	native: "cohere",
 	models: "command",
 	// Bedrock's documents do not mention meta.tokens, which counts the prompts that Cohere adds; Bedrock counts, and

@@ -4,11 +4,14 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"math/rand/v2"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"kafka-metering/meter"
 )
@@ -174,4 +177,55 @@ func TestEveryCorpusCaseIsExact(t *testing.T) {
 		}
 	}
 	t.Logf("exact: %d of %d cases, %d members compared; outcomes: %v", exact, len(cases), members, outcomes)
+}
+
+func TestEveryCorpusCaseIsTheSameInPieces(t *testing.T) {
+	for _, c := range readCorpus(t) {
+		r := c.response()
+		want := reportOf(Extract(r))
+		random := rand.New(rand.NewPCG(1, uint64(len(r.Body))))
+		for range 5 {
+			reader := NewReader(r)
+			for rest := r.Body; len(rest) > 0; {
+				n := 1 + random.IntN(min(len(rest), 1<<random.IntN(16)))
+				if _, err := reader.Write(rest[:n]); err != nil {
+					break
+				}
+				rest = rest[n:]
+			}
+			if diff := cmp.Diff(want, reportOf(reader.Close(r.Complete))); diff != "" {
+				t.Errorf("%s: %s", c.Name, diff)
+			}
+		}
+	}
+}
+
+// The shape of a body tells its API without host, path or content type, but for answers that have none of their own: usage
+// in headers alone, counts, and what declares nothing but a price.
+func TestNearlyEveryCorpusCaseIsExactByItsShapeAlone(t *testing.T) {
+	cases := readCorpus(t)
+	exact, declared := 0, 0
+	for _, c := range cases {
+		r := c.response()
+		known := *r
+		r.Method, r.Host, r.Path, r.ContentType, r.Header = "POST", "", "", "", nil
+		llm, err := Extract(r)
+		whole, _ := Extract(&known)
+		if whole.Usage.Empty() {
+			if !llm.Usage.Empty() {
+				t.Errorf("%s: false usage %v", c.Name, reportOf(llm, err).Usage)
+			}
+			continue
+		}
+		declared++
+		if diff := cmp.Diff(reportOf(whole, nil).Usage, reportOf(llm, nil).Usage); diff != "" {
+			t.Logf("%s: %s", c.Name, diff)
+			continue
+		}
+		exact++
+	}
+	t.Logf("exact by shape: %d of %d that declare usage", exact, declared)
+	if exact*100 < declared*98 {
+		t.Errorf("only %d of %d are exact by shape", exact, declared)
+	}
 }

@@ -194,7 +194,17 @@ func plain(head []byte) bool {
 var (
 	gunzips   = sync.Pool{New: func() any { return new(gzip.Reader) }}
 	unbrotlis = sync.Pool{New: func() any { return new(brotli.Reader) }}
+	unzstds   = sync.Pool{New: func() any { return newZstd() }}
 )
+
+// newZstd returns a decoder that works in the goroutine that reads from it, so that it needs no Close.
+func newZstd() *zstd.Decoder {
+	z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+	if err != nil {
+		panic("bug: the decoder's options: " + err.Error())
+	}
+	return z
+}
 
 // open returns a reader that undoes a coding, and what gives its memory back.
 func open(coding string, r io.Reader) (_ io.Reader, release func(), _ error) {
@@ -212,11 +222,15 @@ func open(coding string, r io.Reader) (_ io.Reader, release func(), _ error) {
 		}
 		return z, func() { unbrotlis.Put(z) }, nil
 	case "zstd":
-		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
+		z := unzstds.Get().(*zstd.Decoder)
+		if err := z.Reset(r); err != nil {
 			return nil, nil, err
 		}
-		return z, z.Close, nil
+		return z, func() {
+			if z.Reset(nil) == nil {
+				unzstds.Put(z)
+			}
+		}, nil
 	default: // deflate
 		return openDeflate(r)
 	}

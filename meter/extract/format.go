@@ -16,8 +16,9 @@ type format struct {
 	counts    []countRule
 	amounts   []amountRule
 	lists     []listRule
-	native    string // the provider whose own format this is
-	models    string // what the names of that provider's models start with
+	delivers  delivery // for estimates
+	native    string   // the provider whose own format this is
+	models    string   // what the names of that provider's models start with
 	arrays    arrayKind
 	merging   merging
 	spareWins bool // what Bedrock counts goes over what the model counts
@@ -138,6 +139,7 @@ func (f format) compile() *format {
 			l.shape.Add(l.name, len(l.counts))
 		}
 	}
+	f.delivers.compile()
 	if slot > maxRules || len(f.roots) > maxRoots {
 		panic("bug: the format " + f.api + " has too many rules")
 	}

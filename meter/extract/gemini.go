@@ -57,13 +57,14 @@ var geminiContent = format{
 		{"candidates[].finishReason", slotFinish},
 		{"response.candidates[].finishReason", slotFinish},
 	},
-	roots:  []string{"usageMetadata", "response.usageMetadata", "usage_metadata"},
-	counts: geminiCounts,
-	lists:  geminiLists,
-	arrays: arrayStream,
-	native: "google",
-	models: "gemini",
-	settle: settleGemini,
+	roots:    []string{"usageMetadata", "response.usageMetadata", "usage_metadata"},
+	counts:   geminiCounts,
+	lists:    geminiLists,
+	delivers: delivery{list: "candidates", paths: []string{"content.parts[].text"}},
+	arrays:   arrayStream,
+	native:   "google",
+	models:   "gemini",
+	settle:   settleGemini,
 }.compile()
 
 // geminiLive is the Live API, whose WebSocket messages come one for each line

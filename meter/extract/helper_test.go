@@ -121,6 +121,8 @@ func parseRequest(text string) (*Response, error) {
 			r.Complete, err = strconv.ParseBool(value)
 		case "provider":
 			r.Provider = value
+		case "estimate":
+			r.Estimate, err = strconv.ParseBool(value)
 		case "stored":
 			r.Stored, err = strconv.ParseBool(value)
 		default:

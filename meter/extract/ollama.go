@@ -28,7 +28,8 @@ var ollama = format{
 		{"prompt_eval_count", meter.InputTokens},
 		{"eval_count", meter.OutputTokens},
 	},
-	ends: endsOllama,
+	delivers: delivery{paths: []string{"message.content", "message.thinking", "response"}},
+	ends:     endsOllama,
 }.compile()
 
 // endsOllama knows a stream's last line.

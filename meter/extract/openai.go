@@ -147,6 +147,10 @@ var openAIChat = format{
 	roots:   []string{"usage", "x_groq.usage", "choices[].usage", "result.usage", "usage_info"},
 	counts:  openAICounts,
 	amounts: openAIAmounts,
+	delivers: delivery{list: "choices", paths: []string{
+		"delta.content", "delta.reasoning_content", "delta.reasoning", "delta.refusal", "text",
+		"delta.tool_calls[].function.name", "delta.tool_calls[].function.arguments",
+	}},
 	lateEnd: true,
 	read:    readOpenAI,
 	ends:    endsOpenAI,

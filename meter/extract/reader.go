@@ -379,8 +379,9 @@ var chunkShape = func() *scan.Shape {
 
 // unwrap returns the message in a chunk; it is valid until the next one.
 func (c *Reader) unwrap(payload []byte) []byte {
-	var found [1][]byte
-	if c.scanner.Scan(payload, chunkShape, found[:]) != nil || len(found[0]) < 2 || found[0][0] != '"' {
+	found := c.found[:1]
+	clear(found)
+	if c.scanner.Scan(payload, chunkShape, found) != nil || len(found[0]) < 2 || found[0][0] != '"' {
 		c.damaged = true
 		return nil
 	}
@@ -420,7 +421,7 @@ func (c *Reader) message(data []byte) {
 		return
 	}
 	if c.text != nil {
-		c.text.take(c.format, data)
+		c.text.take(c.format, c.model(), data)
 	}
 	declares := mentionsAny(data, c.format.markers)
 	switch {

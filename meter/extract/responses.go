@@ -30,9 +30,12 @@ var openAIResponses = format{
 	roots:   []string{"response.usage", "usage"},
 	counts:  openAICounts,
 	amounts: openAIAmounts,
-	read:    readResponses,
-	ends:    endsResponses,
-	settle:  settleOpenAI,
+	delivers: delivery{paths: []string{"delta"}, types: []string{
+		"response.output_text.", "response.reasoning", "response.refusal.", "response.function_call_arguments.", "response.custom_tool_call_input.",
+	}},
+	read:   readResponses,
+	ends:   endsResponses,
+	settle: settleOpenAI,
 }.compile()
 
 // readResponses reads a document, or the last event of a stream. The others repeat the response as it is so far.

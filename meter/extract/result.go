@@ -24,8 +24,8 @@ func (c *Reader) result(err error) (meter.LLM, error) {
 		c.declared, c.spare, err = meter.Usage{}, meter.Usage{}, nil // whatever the body is like
 	}
 	if err != nil {
-		if c.text != nil && c.estimable(err) {
-			return c.estimated()
+		if llm, ok := c.estimated(err); ok {
+			return llm, nil
 		}
 		return c.llm, err
 	}
