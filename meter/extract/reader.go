@@ -108,7 +108,7 @@ func (c *Reader) open(r *Response) {
 	c.llm.UsageStatus = meter.UsageMissing
 	if request.format != nil {
 		c.choose(request.format, "")
-		c.explain("path", r.Path, request.format.api)
+		c.explain("path", pathOf(r), c.API())
 	}
 	if r.Status != 0 && r.Status != statusSwitching && (r.Status < 200 || r.Status > 299) {
 		c.ignore, c.failed, c.err = true, true, ErrNoUsage

@@ -72,7 +72,7 @@ func (c *Reader) recognise(data []byte) bool {
 	for i := range knownShapes {
 		if k := &knownShapes[i]; k.matches(found) {
 			c.choose(k.format, k.operation)
-			c.explain("shape", k.text, k.format.api)
+			c.explain("shape", k.text, c.API())
 			return true
 		}
 	}
