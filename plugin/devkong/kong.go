@@ -205,14 +205,6 @@ func (k *Kong) Workers() *Workers { return k.workers }
 // Stats returns what became of the Log phases so far.
 func (k *Kong) Stats() Stats { return k.workers.Stats() }
 
-// Plugin returns an external plugin as its dump described it, or nil.
-func (k *Kong) Plugin(name string) *Plugin {
-	if ext := k.plugins[name]; ext != nil {
-		return ext.plugin
-	}
-	return nil
-}
-
 // PluginServerPID returns the process id of a plugin's server that runs now, or 0.
 func (k *Kong) PluginServerPID(plugin string) int {
 	if ext := k.plugins[plugin]; ext != nil && ext.process != nil {

@@ -27,7 +27,8 @@ const (
 	probeName     = "probe"
 	probePriority = 5
 
-	// probeEnv makes this binary a probe; its value is the phases: "log", "access,log" or allPhases.
+	// probeEnv makes this binary a probe; its value is the phases: "log", "access,log" or allPhases; or, for
+	// benchmarks, "empty" or "serialize".
 	probeEnv = "DEVKONG_PROBE"
 
 	// reportEnv names the report socket.
@@ -61,6 +62,10 @@ func TestMain(m *testing.M) {
 	}
 	constructor := func() any { return &logProbe{} }
 	switch phases {
+	case "empty":
+		constructor = func() any { return &emptyProbe{} }
+	case "serialize":
+		constructor = func() any { return &serializeProbe{} }
 	case "access,log":
 		constructor = func() any { return &accessProbe{} }
 	case allPhases:
@@ -111,6 +116,15 @@ func (p *fullProbe) Access(kong *pdk.PDK)         { obey(report{Phase: "access",
 func (p *fullProbe) Response(kong *pdk.PDK) { obey(report{Phase: "response", Config: p.whole}, kong) }
 
 func (p *fullProbe) Log(kong *pdk.PDK) { obey(report{Phase: "log", Config: p.whole}, kong) }
+
+// emptyProbe has a log phase that does nothing, and serializeProbe one that does what every metering plugin does.
+type (
+	emptyProbe     struct{}
+	serializeProbe struct{}
+)
+
+func (*emptyProbe) Log(*pdk.PDK)          {}
+func (*serializeProbe) Log(kong *pdk.PDK) { _, _ = ask(kong, "Log.SerializeBytes") }
 
 // report is the first line that an event writes.
 type report struct {

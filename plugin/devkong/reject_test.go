@@ -1,6 +1,7 @@
 package devkong
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"strings"
@@ -201,6 +202,31 @@ func TestAClientThatGoesAwayIsLogged(t *testing.T) {
 	e.end("return")
 	// Measured: the upstream's status, not 499.
 	if got := doc["response"].(map[string]any)["status"]; got != 200.0 || doc["upstream_status"] != "200" {
+		t.Errorf("status %v, upstream status %v", got, doc["upstream_status"])
+	}
+}
+
+func TestAClientThatGoesBeforeTheAnswerIsA499(t *testing.T) {
+	asked := make(chan struct{})
+	f := startKong(t, "log", func(_ http.ResponseWriter, r *http.Request) {
+		close(asked)
+		<-r.Context().Done()
+	})
+	req := f.request("GET /open")
+	ctx, cancel := context.WithCancel(req.Context())
+	wait := later(t, func() {
+		if resp, err := http.DefaultTransport.RoundTrip(req.WithContext(ctx)); err == nil {
+			resp.Body.Close()
+			t.Error("the client got an answer")
+		}
+	})
+	<-asked
+	cancel()
+	wait()
+	e := f.probe.next("log")
+	doc := e.document()
+	e.end("return")
+	if got := doc["response"].(map[string]any)["status"]; got != 499.0 || doc["upstream_status"] != "-" {
 		t.Errorf("status %v, upstream status %v", got, doc["upstream_status"])
 	}
 }
