@@ -61,11 +61,26 @@ func newBatch(entries []spool.Entry, s *Settings) *batch {
 			it.poison(rec.Dead, s)
 		case rec.Topic == "":
 			it.poison("record names no topic", s)
+		case !validTopic(rec.Topic):
+			it.poison(fmt.Sprintf("no topic can be called %q", rec.Topic), s)
 		case size > s.MaxMessageBytes:
 			it.poison(fmt.Sprintf("record of %d bytes is larger than the limit of %d", size, s.MaxMessageBytes), s)
 		}
 	}
 	return b
+}
+
+// validTopic reports whether a topic can have this name: Kafka's own rule.
+// Brokers may also answer that such a topic does not exist, which would be
+// waited for.
+func validTopic(name string) bool {
+	for i := range len(name) {
+		c := name[i]
+		if (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9') && c != '.' && c != '_' && c != '-' {
+			return false
+		}
+	}
+	return len(name) > 0 && len(name) <= 249 && name != "." && name != ".."
 }
 
 // waiting returns the indexes of the items that are still to be sent, and their

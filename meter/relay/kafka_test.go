@@ -147,15 +147,14 @@ func consume(t testing.TB, c *kfake.Cluster, topic string, n int, opts ...kgo.Op
 	for timeout := 20 * time.Second; ; {
 		ctx, cancel := context.WithTimeout(t.Context(), timeout)
 		fetches := cl.PollFetches(ctx)
+		late := ctx.Err() != nil
 		cancel()
 		records = append(records, fetches.Records()...)
-		if len(records) >= n {
-			if timeout < time.Second && fetches.Empty() || ctx.Err() != nil {
-				break
-			}
-			timeout = 200 * time.Millisecond
-		} else if ctx.Err() != nil {
+		if late {
 			break
+		}
+		if len(records) >= n {
+			timeout = 200 * time.Millisecond // are there more?
 		}
 	}
 	if len(records) != n {

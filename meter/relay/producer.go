@@ -25,6 +25,7 @@ type client struct {
 	settings  Settings
 	addr      net.Addr
 	transport *kafka.Transport
+	sasl      *handshakes
 	topics    []string // sorted; what the transport keeps metadata of
 	balancer  kafka.Murmur2Balancer
 }
@@ -41,6 +42,7 @@ func newClient(s Settings) *client {
 func (c *client) reset() {
 	c.close()
 	mechanism, _ := c.settings.sasl() // withDefaults has looked at the error
+	c.sasl = &handshakes{Mechanism: mechanism}
 	dialer := net.Dialer{Timeout: c.settings.Timeout, KeepAlive: 30 * time.Second}
 	c.transport = &kafka.Transport{
 		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -58,7 +60,9 @@ func (c *client) reset() {
 		MetadataTopics: c.topics,
 		ClientID:       c.settings.ClientID,
 		TLS:            c.settings.TLS,
-		SASL:           mechanism,
+	}
+	if mechanism != nil {
+		c.transport.SASL = c.sasl
 	}
 }
 
@@ -216,7 +220,7 @@ func (c *client) layout(ctx context.Context, messages []message) (map[string]met
 		AllowAutoTopicCreation: c.settings.AllowAutoTopicCreation,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("ask for metadata: %w", err)
+		return nil, fmt.Errorf("ask for metadata: %w", c.sasl.explain(err))
 	}
 	response, ok := answer.(*metadata.Response)
 	if !ok {

@@ -108,6 +108,8 @@ func openFile(path string, create bool, opts Options) (_ *file, err error) {
 		return nil, ErrLocked
 	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrVersionMismatch), errors.Is(err, berrors.ErrChecksum):
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	case err != nil && !create && tooSmall(path):
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	case err != nil:
 		return nil, err
 	}
@@ -133,6 +135,13 @@ func openFile(path string, create bool, opts Options) (_ *file, err error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// tooSmall reports whether a file was cut off before its second meta page. bbolt
+// has no error value for it.
+func tooSmall(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Size() < 2*defaultPageSize
 }
 
 func initBuckets(tx *bolt.Tx, c counters) error {
