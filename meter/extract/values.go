@@ -9,7 +9,8 @@ const maxDocument = 32 << 20
 // values splits a text into the JSON values that it holds: one document, one value for each line (NDJSON) or one behind
 // the other, or the elements of a top-level array. Where the text is cut into chunks makes no difference.
 //
-// It only finds where values end, by their brackets and quotes; whether they are valid is for the receiver to check. It
+// It only finds where values end, by their brackets and quotes; whether they are valid is for the receiver to check. Behind
+// a first value that is one line, the end of a line ends a value: so one that is damaged does not take others with it. It
 // copies only what stands across chunks.
 type values struct {
 	out valueReceiver
@@ -23,7 +24,8 @@ type values struct {
 	tooLong bool   // the value is, and its start is gone
 	noise   bool   // in junk, which ends with its line
 	ended   bool   // a top-level array has ended
-	some    bool   // a top-level value has begun
+	first   bool   // a value was found
+	lines   bool   // it was a line, and so are the others
 }
 
 // valueReceiver receives what values finds.
@@ -44,15 +46,35 @@ func (s *values) Write(p []byte) {
 			start, i = i, s.between(p, i)
 			continue
 		}
-		i = s.inside(p, i)
-		if s.open {
-			break
+		end := s.lineEnd(p, i)
+		i = s.inside(p[:end], i)
+		switch {
+		case !s.open:
+			s.emit(p[start:i])
+		case end < len(p):
+			s.abandon()
 		}
-		s.emit(p[start:i])
 	}
 	if s.open {
 		s.carry(p[start:])
 	}
+}
+
+// lineEnd returns how far the value at i can go: to the end of its line where values are lines.
+func (s *values) lineEnd(p []byte, i int) int {
+	if s.lines {
+		if n := bytes.IndexByte(p[i:], '\n'); n >= 0 {
+			return i + n
+		}
+	}
+	return len(p)
+}
+
+// abandon gives a value up whose line has ended before it.
+func (s *values) abandon() {
+	s.buf, s.tooLong = kept(s.buf), false
+	s.open, s.quoted, s.escaped, s.depth = false, false, false, 0
+	s.out.stray()
 }
 
 // between reads the byte at i, which is in no value, and returns where the next one is.
@@ -67,12 +89,12 @@ func (s *values) between(p []byte, i int) int {
 		}
 		return len(p)
 	case c == '{' || c == '"' || c == '[' && s.array:
-		s.open, s.some, s.quoted = true, true, c == '"'
+		s.open, s.quoted = true, c == '"'
 		if c != '"' {
 			s.depth = 1
 		}
 	case c == '[':
-		s.array, s.some = true, true
+		s.array = true
 	case c == ']' && s.array:
 		s.array, s.ended = false, true
 	case s.array && (c == ',' || c|0x20 >= 'a' && c|0x20 <= 'z' || c >= '+' && c <= '9' && c != '/'):
@@ -144,6 +166,9 @@ func (s *values) emit(p []byte) {
 	if len(s.buf) > 0 || s.tooLong || len(p) > maxDocument {
 		s.carry(p)
 		p = s.buf
+	}
+	if !s.first {
+		s.first, s.lines = true, !s.array && bytes.IndexByte(p, '\n') < 0
 	}
 	if s.tooLong {
 		s.out.lose()
