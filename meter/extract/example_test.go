@@ -33,3 +33,22 @@ func ExampleExtract() {
 	// cache_read_input_tokens 2836
 	// cache_write_input_tokens 11107
 }
+
+// A front that sees a body in pieces need not keep it.
+func ExampleReader() {
+	reader := extract.NewReader(&extract.Response{Method: "POST", Host: "localhost:11434", Path: "/api/chat", Status: 200})
+	for _, piece := range []string{
+		`{"model":"llama3.2","created_at":"2026-01-01T00:00:00Z","message":{"role":"assistant","content":"Hi"},"done":false}` + "\n" + `{"mod`,
+		`el":"llama3.2","created_at":"2026-01-01T00:00:00Z","message":{"role":"assistant","content":""},"done":true,`,
+		`"prompt_eval_count":26,"eval_count":282}` + "\n",
+	} {
+		if _, err := reader.Write([]byte(piece)); err != nil {
+			fmt.Println(err)
+		}
+	}
+	llm, err := reader.Close(true)
+	input, _ := llm.Usage.Get(meter.InputTokens)
+	output, _ := llm.Usage.Get(meter.OutputTokens)
+	fmt.Println(llm.Model, input, output, llm.UsageStatus, err)
+	// Output: llama3.2 26 282 final <nil>
+}
