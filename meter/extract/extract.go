@@ -79,11 +79,12 @@ func (r *Response) configured() bool { return r.Provider != "" && r.Provider != 
 // the call beside its usage, which is missing.
 //
 // A call is a POST to the path of a known API, or on a route whose provider is configured, or one whose body has the
-// shape of a known API's answer (so that any server that speaks OpenAI's or Anthropic's dialect is understood).
-// Responses with a status of 400 or more declare no usage.
+// shape of a known API's answer (so that any server that speaks OpenAI's or Anthropic's dialect is understood), or a
+// WebSocket session with a realtime API. Counts of tokens, uploads, and answers that are read again are none. Responses
+// whose status is not one of success declare no usage.
 //
 // The provider is the configured one, or the one whose host (or unmistakable path) it is. For other hosts it is empty,
-// unless the server speaks Anthropic's or Gemini's own format and names one of their models.
+// unless the server speaks a provider's own format and names one of its models.
 func Extract(r *Response) (meter.LLM, error) {
 	c := readers.Get().(*Reader)
 	defer func() {

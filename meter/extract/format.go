@@ -95,6 +95,7 @@ const (
 	maxRoots = 8
 	maxSlots = numTextSlots + maxRoots
 	maxRules = 80 // counts, amounts and lists of one format
+	maxFound = 8  // counts of a list's elements, and their name
 )
 
 // shape is a set of members by which a message shows its format.
@@ -129,6 +130,9 @@ func (f format) compile() *format {
 	}
 	for i := range f.lists {
 		l := &f.lists[i]
+		if len(l.counts) >= maxFound {
+			panic("bug: a list of the format " + f.api + " has too many rules")
+		}
 		f.usage.Add(l.path, slot)
 		slot++
 		l.shape = new(scan.Shape)

@@ -1,0 +1,239 @@
+package extract
+
+import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+
+	"kafka-metering/meter/scan"
+)
+
+// usageMarkers are the keys that usage mostly stands under.
+var usageMarkers = []string{`"usage"`, `"usageMetadata"`, `"billed_units"`, `"details"`}
+
+// event takes in one event of a stream.
+func (c *Reader) event(_, data []byte) {
+	if c.closing && !c.complete {
+		c.seen++
+		c.cut = true // the rest of it may be missing
+		return
+	}
+	c.message(data)
+}
+
+// value takes in one JSON value: a document, or one of many.
+func (c *Reader) value(data []byte, element bool) {
+	switch {
+	case data[0] != '{', element && c.format != nil && c.format.arrays == noArrays:
+		c.seen++
+		return
+	case element:
+		c.streamed = c.format != nil && c.format.arrays == arrayStream
+	case c.seen == 1:
+		c.streamed = true // a second document: these are lines
+	}
+	c.message(data)
+	if element && c.format != nil {
+		c.streamed = c.format.arrays == arrayStream
+	}
+}
+
+// frame takes in one message of an event stream (https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStream.html
+// and API_runtime_InvokeModelWithResponseStream.html).
+func (c *Reader) frame(h eventHeaders, payload []byte) {
+	switch {
+	case string(h.messageType) != "event":
+		c.seen++ // an exception, which ends the stream
+		c.cut = true
+		return
+	case string(h.eventType) == "chunk":
+		if payload = c.unwrap(payload); payload == nil {
+			return
+		}
+	case c.format == nil && isConverseEvent(h.eventType):
+		c.choose(converse, "")
+	}
+	c.message(payload)
+}
+
+// chunkShape is the payload of a chunk: the model's own message in base64.
+var chunkShape = func() *scan.Shape {
+	s := new(scan.Shape)
+	s.Add("bytes", 0)
+	return s
+}()
+
+// unwrap returns the message in a chunk; it is valid until the next one.
+func (c *Reader) unwrap(payload []byte) []byte {
+	found := c.found[:1]
+	clear(found)
+	if c.scanner.Scan(payload, chunkShape, found) != nil || len(found[0]) < 2 || found[0][0] != '"' {
+		c.damaged = true
+		return nil
+	}
+	encoded := found[0][1 : len(found[0])-1]
+	if n := base64.StdEncoding.DecodedLen(len(encoded)); cap(c.chunk) < n {
+		c.chunk = make([]byte, n)
+	}
+	n, err := base64.StdEncoding.Decode(c.chunk[:cap(c.chunk)], encoded)
+	if err != nil {
+		c.damaged = true
+		return nil
+	}
+	c.readInvocationMetrics(c.chunk[:n])
+	return c.chunk[:n]
+}
+
+// stray takes note of text that is not JSON.
+func (c *Reader) stray() { c.junk = true }
+
+// broken takes note of an event stream that cannot be read on.
+func (c *Reader) broken() { c.damaged = true }
+
+// lose takes note of a message that was too long.
+func (c *Reader) lose() {
+	c.seen++
+	if !c.ended {
+		c.damaged, c.lost = true, true
+	}
+}
+
+// message takes in one message: a document, or an event of a stream.
+func (c *Reader) message(data []byte) {
+	if c.seen++; c.ended {
+		return
+	}
+	if c.format == nil && (c.seen > maxGuesses && !mentionsAny(data, usageMarkers) || !c.recognise(data)) {
+		return
+	}
+	if c.text != nil {
+		c.text.take(c.format, c.model(), data)
+	}
+	declares := mentionsAny(data, c.format.markers)
+	switch {
+	case declares:
+	case c.format.ends != nil && c.format.ends(c, data):
+		c.ended = true
+		return
+	case c.streamed && (c.seen > maxIntroductions || c.llm.Model != "" && c.llm.ResponseID != ""):
+		c.keep(data)
+		return
+	}
+	switch {
+	case c.parse(data) == nil:
+		c.accept()
+		if declares && c.format.ends != nil && c.format.ends(c, data) {
+			c.ended = true
+		}
+	case !c.streamed:
+		c.junk = true
+	case declares:
+		c.damaged = true
+	}
+}
+
+// keep keeps an event that is passed over, in case it is the one with the finish reason.
+func (c *Reader) keep(data []byte) {
+	if c.format.lateEnd && len(data) <= maxTail && c.llm.FinishReason == "" {
+		c.tail[c.tailLen%len(c.tail)] = append(c.tail[c.tailLen%len(c.tail)][:0], data...)
+		c.tailLen++
+	}
+}
+
+// lookForEnd looks for the finish reason alone in an event that was passed over.
+func (c *Reader) lookForEnd(data []byte) {
+	if len(data) > 0 && c.parse(data) == nil {
+		c.llm.FinishReason = text(c.texts[slotFinish])
+	}
+}
+
+// unended takes in a JSON text that has no end. A document that was cut short is not damaged: the members before its last
+// comma are whole.
+func (c *Reader) unended(data []byte) {
+	if c.values.tooLong {
+		c.lose()
+		return
+	}
+	if c.complete {
+		if c.damaged = true; c.seen == 0 {
+			c.err = ErrUnparsable
+		}
+		return
+	}
+	c.cut = true
+	if c.values.array || c.seen > 0 || len(data) == 0 || data[0] != '{' {
+		return
+	}
+	var s scan.Scanner[[]byte]
+	if !errors.Is(s.Scan(data, nil, nil), scan.ErrEnd) || s.Comma() == 0 {
+		return
+	}
+	whole := append(data[:s.Comma():s.Comma()], '}')
+	if c.format != nil || c.recognise(whole) {
+		if c.parse(whole) == nil {
+			c.accept()
+		}
+	}
+}
+
+// mentionsAny reports whether data may declare what stands under one of the keys.
+func mentionsAny(data []byte, keys []string) bool {
+	for _, key := range keys {
+		if mentions(data, key) {
+			return true
+		}
+	}
+	return len(keys) == 0
+}
+
+// mentions reports whether data may declare what stands under key: whether the key is there at all, and not always null,
+// as it is in nearly every chunk of an OpenAI stream. It may be wrong about a yes, never about a no.
+func mentions(data []byte, key string) bool {
+	for from := 0; ; {
+		// Without its opening quote, since quotes are frequent and the search looks for the first byte.
+		i := bytes.Index(data[from:], []byte(key[1:]))
+		if i < 0 {
+			return false
+		}
+		i += from
+		from = i + len(key) - 1
+		if i == 0 || data[i-1] != '"' {
+			continue
+		}
+		rest, colon := bytes.CutPrefix(data[from:], []byte(":"))
+		if !colon || !bytes.HasPrefix(bytes.TrimPrefix(rest, []byte(" ")), []byte("null")) {
+			return true
+		}
+	}
+}
+
+func (c *Reader) parse(data []byte) error {
+	clear(c.texts[:])
+	if err := c.scanner.Scan(data, c.format.message, c.texts[:]); err != nil {
+		return err
+	}
+	for i, root := range c.format.roots {
+		if root == "" {
+			c.texts[numTextSlots+i] = data
+		}
+	}
+	return nil
+}
+
+// accept takes over what has been parsed.
+func (c *Reader) accept() {
+	if c.format.read != nil {
+		c.format.read(c)
+	} else {
+		c.readRoots()
+	}
+	if c.llm.Model == "" {
+		c.llm.Model = text(c.texts[slotModel])
+	}
+	if c.llm.ResponseID == "" {
+		c.llm.ResponseID = text(c.texts[slotID])
+	}
+	if reason := text(c.texts[slotFinish]); reason != "" {
+		c.llm.FinishReason = reason
+	}
+}
