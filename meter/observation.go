@@ -45,8 +45,9 @@ type Observation struct {
 	Outcome Outcome
 	Capture Capture
 
-	log    string
-	values []string // raw JSON by slot; slot 0 is nowhere
+	log     string
+	values  []string       // raw JSON by slot; slot 0 is nowhere
+	headers map[string]int // the program's
 }
 
 // Paths that every program reads, because the path of an exchange depends on them.
@@ -107,6 +108,10 @@ func (o *Observation) ContentType() string { return o.text(slotContentType) }
 
 // ContentEncoding is described at ContentType.
 func (o *Observation) ContentEncoding() string { return o.text(slotContentEncoding) }
+
+// ResponseHeader returns a response header by its name in lower case, one of [Settings].Headers, or "": of a header that
+// was sent more than once too, because one of them would be a guess.
+func (o *Observation) ResponseHeader(name string) string { return o.text(o.headers[name]) }
 
 // UpstreamPath returns path and query as the upstream saw them, or, where Kong did not log that, as the client sent them.
 func (o *Observation) UpstreamPath() string {

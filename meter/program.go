@@ -22,6 +22,7 @@ type Settings struct {
 	OnMissing      OnMissing       // empty is [MissingAnonymous]
 	Attributes     []Attribute
 	Source         string                        // CloudEvents source
+	Headers        []string                      // response headers, in lower case, that [Observation.ResponseHeader] shall know
 	DataSchema     func(eventType string) string // CloudEvents dataschema; nil leaves it out
 }
 
@@ -34,13 +35,15 @@ type Program struct {
 	source   string
 	schemas  []string // by event type
 
+	headers map[string]int // slots of response headers
+
 	readsLLM, readsBody bool
 }
 
 // Compile compiles s. What is wrong is left out and reported, all problems at once, each with its place; the program is
 // never nil and meters what it can: a configuration that was accepted must not stop the metering of a route.
 func Compile(s Settings) (*Program, error) {
-	p := &Program{missing: s.OnMissing, source: s.Source}
+	p := &Program{missing: s.OnMissing, source: s.Source, headers: make(map[string]int, len(s.Headers))}
 	var errs []error
 	for slot, path := range factPaths {
 		if slot == 0 {
@@ -53,6 +56,13 @@ func Compile(s Settings) (*Program, error) {
 		if err != nil {
 			panic("bug: " + err.Error())
 		}
+	}
+	for _, name := range s.Headers {
+		slot, err := p.paths.add([]string{"response", "headers", name})
+		if err != nil {
+			panic("bug: " + err.Error())
+		}
+		p.headers[name] = slot
 	}
 	for i, source := range s.SubjectSources {
 		keys, err := source.path()
@@ -152,7 +162,7 @@ func (p *Program) ReadsBody() bool { return p.readsBody }
 // Observe reads Kong's serialized log, one JSON object, which may hold bytes that are not UTF-8. It keeps log. The
 // error is [ErrNotObject].
 func (p *Program) Observe(log string) (*Observation, error) {
-	o := &Observation{log: log, values: make([]string, p.paths.slots+1)}
+	o := &Observation{log: log, headers: p.headers, values: make([]string, p.paths.slots+1)}
 	s := scan.Scanner[string]{Unescape: true} // cjson writes the slash in a query argument's name as \/
 	if err := s.Scan(log, &p.paths.log, o.values); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotObject, err)

@@ -429,6 +429,22 @@ func FuzzObserve(f *testing.F) {
 	})
 }
 
+func TestResponseHeadersThatWereAskedForAreKnown(t *testing.T) {
+	p, err := Compile(Settings{Headers: []string{"x-prompt-tokens", "x-twice"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := p.Observe(`{"response":{"headers":{"x-prompt-tokens":"11","x-twice":["1","2"],"x-other":"3"}}}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"x-prompt-tokens": "11", "x-twice": "", "x-other": "", "x-missing": ""} {
+		if got := o.ResponseHeader(name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+}
+
 func BenchmarkObserveToEvents(b *testing.B) {
 	p, err := Compile(Settings{Meters: []Meter{APIRequests(), AITokenUsage(), AICalls()}, SubjectSources: defaultSources, Source: "/kong/a/b"})
 	if err != nil {

@@ -116,6 +116,7 @@ type Meter struct {
 type LLM struct {
 	Provider string `json:"provider"`
 	OnAbort  string `json:"on_abort"`
+	Estimate bool   `json:"estimate"`
 }
 
 // identity is what Kong adds to an instance's configuration.

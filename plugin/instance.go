@@ -27,7 +27,7 @@ const handOverLimit = 2 * time.Second
 type instance struct {
 	process    *process
 	program    *meter.Program
-	provider   string
+	llm        LLM
 	binary     bool
 	dryRun     bool
 	topic      string
@@ -73,7 +73,7 @@ func (p *process) compile(c *Config) (*instance, []error) {
 	connection, _, _ := p.connection(c)
 	in := &instance{
 		process:    p,
-		provider:   c.LLM.Provider,
+		llm:        c.LLM,
 		binary:     c.Format == formatBinary,
 		dryRun:     c.DryRun,
 		deadLetter: c.Subject.OnMissing == string(meter.MissingDeadLetter),
@@ -87,6 +87,7 @@ func (p *process) compile(c *Config) (*instance, []error) {
 		OnMissing:      meter.OnMissing(c.Subject.OnMissing),
 		Attributes:     c.attributes(),
 		Source:         in.source,
+		Headers:        extract.UsageHeaders,
 		DataSchema:     schema.DataSchema,
 	})
 	if err != nil {
@@ -206,7 +207,8 @@ func (in *instance) readBody(o *meter.Observation, x exchange) {
 	}
 	response := extract.Response{
 		Method: o.Method(), Host: o.ServiceHost(), Path: o.UpstreamPath(), Status: o.Status(),
-		ContentType: o.ContentType(), ContentEncoding: o.ContentEncoding(), Provider: in.provider,
+		ContentType: o.ContentType(), ContentEncoding: o.ContentEncoding(), Provider: in.llm.Provider,
+		Header: o.ResponseHeader, Estimate: in.llm.Estimate,
 	}
 	if o.Buffered() && extract.Readable(response.ContentType) && (in.program.ReadsBody() || response.Method == "POST") {
 		body, err := x.Body()

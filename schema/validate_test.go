@@ -169,7 +169,7 @@ func TestValidateCompletesAsKongDoes(t *testing.T) {
 			"slug": "a", "event_type": "kong.meter", "aggregation": "SUM", "value": "response.size", "value_property": "value",
 			"group_by": map[string]any{"route": "route.name"},
 		}},
-		"llm":     map[string]any{"provider": "auto", "on_abort": "bill_reported"},
+		"llm":     map[string]any{"provider": "auto", "on_abort": "bill_reported", "estimate": false},
 		"dry_run": false,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
