@@ -224,3 +224,15 @@ func checkUsage(tb testing.TB, r *Response) {
 		}
 	}
 }
+
+func TestASumThatIsNoCountIsNotBelieved(t *testing.T) {
+	line := `{"custom_id":"a","response":{"body":{"usage":{"prompt_tokens":999999999999,"completion_tokens":1}}}}` + "\n"
+	for n, want := range map[int]error{1: nil, 2: ErrUnparsable, 100: ErrUnparsable} {
+		llm, err := Extract(&Response{
+			Method: "GET", Path: "/v1/files/f/content", Status: 200, Stored: true, Body: []byte(strings.Repeat(line, n)), Seen: true, Complete: true,
+		})
+		if !errors.Is(err, want) || (err == nil) == llm.Usage.Empty() {
+			t.Errorf("%d lines: got %v, %+v", n, err, reportOf(llm, nil).Usage)
+		}
+	}
+}

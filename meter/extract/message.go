@@ -72,6 +72,9 @@ func (c *Reader) unwrap(payload []byte) []byte {
 		return nil
 	}
 	encoded := found[0][1 : len(found[0])-1]
+	if bytes.IndexByte(encoded, '\\') >= 0 {
+		encoded = []byte(scan.Unquote(found[0])) // base64 has slashes, which JSON may escape
+	}
 	if n := base64.StdEncoding.DecodedLen(len(encoded)); cap(c.chunk) < n {
 		c.chunk = make([]byte, n)
 	}

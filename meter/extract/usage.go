@@ -145,13 +145,9 @@ func (c *Reader) replace(u *meter.Usage, ok bool) {
 	c.declared, c.bad, c.settled, c.damaged, c.lost = *u, !ok, true, false, false
 }
 
-// maxAnswers bounds how many usages add up, so that no sum of counts overflows.
-const maxAnswers = 1 << 20
-
-// add adds u to what is declared: the rule for answers of their own in one response.
+// add adds u to what is declared: the rule for answers of their own in one response. The sum is bounded like a count.
 func (c *Reader) add(u *meter.Usage, ok bool) {
-	answers, _ := c.declared.Get(meter.Answers)
-	if !ok || answers >= maxAnswers {
+	if !ok {
 		c.bad = true // for good: the sum lacks something
 		return
 	}
@@ -162,4 +158,9 @@ func (c *Reader) add(u *meter.Usage, ok bool) {
 	u.Set(meter.Answers, 1)
 	c.declared.Add(u)
 	c.settled = true
+	for _, q := range meter.Quantities() {
+		if n, _ := c.declared.Get(q); n > maxCount {
+			c.bad = true
+		}
+	}
 }
