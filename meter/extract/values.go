@@ -106,6 +106,9 @@ func (s *values) between(p []byte, i int) int {
 	return i + 1
 }
 
+// structural are the bytes that say where a value ends.
+var structural = [256]bool{'"': true, '{': true, '}': true, '[': true, ']': true}
+
 // inside reads the rest of the value at i, as far as it is in p, and returns where it ends.
 func (s *values) inside(p []byte, i int) int {
 	for i < len(p) {
@@ -116,6 +119,12 @@ func (s *values) inside(p []byte, i int) int {
 				return i
 			}
 			continue
+		}
+		for i < len(p) && !structural[p[i]] {
+			i++
+		}
+		if i == len(p) {
+			break
 		}
 		switch p[i] {
 		case '"':
