@@ -79,6 +79,19 @@ func TestABodyThatDecodesToTooMuchIsRefused(t *testing.T) {
 	}
 }
 
+func TestAStreamThatDecodesToTooMuchKeepsWhatItHadDeclared(t *testing.T) {
+	if testing.Short() {
+		t.Skip("decodes 64 MB")
+	}
+	const chunk = `data: {"choices":[{"delta":{"content":"x"}}],"usage":{"prompt_tokens":3,"completion_tokens":1}}` + "\n\n"
+	r := chatCall("")
+	r.Body = gzipped([]byte(chunk + strings.Repeat(": and on and on it goes, for ever and ever\n", maxDecoded/40)))
+	llm, err := Extract(r)
+	if err != nil || llm.UsageStatus != meter.UsagePartial || tokens(&llm, meter.InputTokens) != 3 {
+		t.Errorf("got %+v, %v", llm, err)
+	}
+}
+
 func TestACodingThatIsNotReadIsSaid(t *testing.T) {
 	for _, encoding := range []string{"compress", "gzip, dcb", "gzip, gzip, gzip, gzip"} {
 		r := chatCall("x")

@@ -1,6 +1,7 @@
 package extract
 
 import (
+	"errors"
 	"strings"
 
 	"kafka-metering/meter"
@@ -16,6 +17,9 @@ func (c *Reader) result(err error) (meter.LLM, error) {
 	}
 	if !c.failed && (err != nil || c.declared.Empty() || c.bad || c.format.spareWins) {
 		c.readHeaders()
+	}
+	if errors.Is(err, ErrTooLarge) && c.streamed && !c.declared.Empty() {
+		c.damaged, err = true, nil // what a stream had declared by then
 	}
 	if err == nil {
 		err = c.outcome()
