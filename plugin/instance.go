@@ -131,25 +131,51 @@ func (in *instance) handle(x exchange, t *ticket) {
 		defer done()
 	}
 	o.InferOutcome()
-	in.readBody(o, x)
+	response := in.response(o)
+	in.readBuffered(o, x, &response)
+	in.readBody(o, &response)
 	in.record(o, t)
 }
 
 // record evaluates the meters and hands the events to the spool.
 func (in *instance) record(o *meter.Observation, t *ticket) {
+	r, end := in.evaluate(o)
+	if end != placeSpooled {
+		t.end(end)
+		return
+	}
+	settled := make(chan struct{})
+	err := in.sink.Enqueue(in.encode(&r), func(err error) {
+		t.end(placeOf(err))
+		close(settled)
+	})
+	if err != nil {
+		t.end(placeOf(err))
+		return
+	}
+	if !wait(settled) {
+		in.process.ledger.handOversLate.Inc()
+	}
+}
+
+// evaluate evaluates the meters. The exchange's place is [placeSpooled] when there are events to spool.
+func (in *instance) evaluate(o *meter.Observation) (meter.Result, place) {
 	r := in.program.Events(o)
 	in.process.ledger.tally(&r)
 	switch {
 	case r.Dropped:
-		t.end(placeNoSubject)
-		return
+		return r, placeNoSubject
 	case len(r.Events) == 0:
-		t.end(placeNoMeter)
-		return
+		return r, placeNoMeter
 	case in.dryRun:
-		t.end(placeDryRun)
-		return
+		return r, placeDryRun
+	default:
+		return r, placeSpooled
 	}
+}
+
+// encode numbers the events and returns their records.
+func (in *instance) encode(r *meter.Result) [][]byte {
 	now := in.process.now()
 	if r.NoStartTime {
 		r.SetTime(now)
@@ -163,19 +189,7 @@ func (in *instance) record(o *meter.Observation, t *ticket) {
 		e := &r.Events[i]
 		e.Sequence, e.RecordedTime = in.sequence.format(first+uint64(i)), recorded
 	}
-	records := encodeRecords(r.Events, in.topic, dead, in.binary)
-	settled := make(chan struct{})
-	err := in.sink.Enqueue(records, func(err error) {
-		t.end(placeOf(err))
-		close(settled)
-	})
-	if err != nil {
-		t.end(placeOf(err))
-		return
-	}
-	if !wait(settled) {
-		in.process.ledger.handOversLate.Inc()
-	}
+	return encodeRecords(r.Events, in.topic, dead, in.binary)
 }
 
 // wait waits for done at most handOverLimit; a nil done is done.
@@ -198,19 +212,22 @@ func wait(done <-chan struct{}) bool {
 	}
 }
 
-// readBody sets o's LLM, Body and Capture from the best that is there: the body where Kong has buffered one, else
-// Kong's own AI statistics.
-func (in *instance) readBody(o *meter.Observation, x exchange) {
-	o.Capture.Mode = meter.CaptureNone
-	if !in.program.ReadsLLM() && !in.program.ReadsBody() {
-		return
-	}
-	response := extract.Response{
+// response is what Kong's log says of the upstream's answer.
+func (in *instance) response(o *meter.Observation) extract.Response {
+	return extract.Response{
 		Method: o.Method(), Host: o.ServiceHost(), Path: o.UpstreamPath(), Status: o.Status(),
 		ContentType: o.ContentType(), ContentEncoding: o.ContentEncoding(), Provider: in.llm.Provider,
 		Header: o.ResponseHeader, Estimate: in.llm.Estimate,
 	}
-	if o.Buffered() && extract.Readable(response.ContentType) && (in.program.ReadsBody() || response.Method == "POST") {
+}
+
+// readsBodies reports whether a meter reads what only a response's body tells.
+func (in *instance) readsBodies() bool { return in.program.ReadsLLM() || in.program.ReadsBody() }
+
+// readBuffered reads the body where Kong has buffered one.
+func (in *instance) readBuffered(o *meter.Observation, x exchange, response *extract.Response) {
+	o.Capture.Mode = meter.CaptureNone
+	if in.readsBodies() && o.Buffered() && extract.Readable(response.ContentType) && (in.program.ReadsBody() || response.Method == "POST") {
 		body, err := x.Body()
 		if err != nil {
 			in.process.ledger.bodiesUnread.Inc()
@@ -219,13 +236,17 @@ func (in *instance) readBody(o *meter.Observation, x exchange) {
 			o.Capture = meter.Capture{Mode: meter.CaptureBuffered, Complete: true}
 		}
 	}
+}
+
+// readBody sets o's LLM and Body from the best that is there: the body where it was seen, else Kong's own AI statistics.
+func (in *instance) readBody(o *meter.Observation, response *extract.Response) {
 	if in.program.ReadsBody() && response.Seen {
-		o.Body = extract.JSONBody(&response)
+		o.Body = extract.JSONBody(response)
 	}
 	if !in.program.ReadsLLM() || o.Outcome == meter.OutcomeRejected {
 		return // a call that Kong answered itself never reached a model
 	}
-	llm, err := extract.Extract(&response)
+	llm, err := extract.Extract(response)
 	result := extractionResult(err)
 	if err != nil && o.AI() != "" {
 		if statistics, ok := extract.FromAIProxy([]byte(o.AI())); ok {
