@@ -1,0 +1,48 @@
+// Package lane is the wire format between the Lua front (plugin/lua), which runs in Kong's workers, and the process, over a
+// unix socket of our own: <prefix>/kafka-metering.lane.socket, mode 0660. Here is the process's side of it, the side that
+// reads what may be hostile, and the few things that are known of bodies with a hole.
+//
+// # Messages
+//
+// A message is a line of words, separated by one space and ended by a line feed, and for some the bytes that the line
+// announces. Numbers are decimal. The worker speaks, the process answers each message but BYE with one line.
+//
+//	HELLO 1 <worker> <counted>             OK 1
+//	CONFIG <id> <size>  + config           OK <size>  + needs
+//	BATCH <number> <again> <drops> <n>     OK <number>
+//	  DROP <plugin> <reason> <count>
+//	  EXCHANGE …                           + log, request, type, encoding, head, tail
+//	BYE
+//
+// An answer that is not OK is ERR and a text: the message will never be taken. The process closes the connection then, and
+// when it stops. No answer within a time of the worker's choice means that the process is away.
+//
+// HELLO opens a connection. 1 is the version of the protocol. The worker's name is unique for its life (process id and
+// start); counted is how many of its exchanges have been acknowledged, or reported as dropped, on any connection.
+//
+// CONFIG registers a plugin configuration, the JSON that Kong hands to the plugin, under a number of the worker's choice.
+// It holds for the connection. The answer is JSON ([Needs]): which paths of Kong's log the meters read, whether they want
+// the body, and what is wrong with the configuration.
+//
+// BATCH hands over n exchanges, preceded by as many DROP lines as it says: exchanges of a plugin that the worker could not
+// keep, by reason. A worker has one batch under way. OK means that all events are in the spool: the worker forgets the
+// batch. Without it, the worker sends the same batch again, with the same number and again = 1, on this or another
+// connection, to this or another process. A process that has had the number from this worker only says OK again; another
+// process looks for the exchanges' ids in the spools that it adopted.
+//
+//	EXCHANGE <config> <number> <flags> <first byte> <delivered> <log> <request> <type> <encoding> <head> <skipped> <tail>
+//
+// The number counts the worker's exchanges from 1 on, those that it drops too. So every number up to a batch's last one is
+// an exchange that was handed over, or reported as dropped; anything else is a gap ([Account]). The flags are letters: d,
+// nginx has sent the whole response ($request_completion); b, a response with a body came from the upstream; e, its end was
+// seen; s, the upstream was silent for the service's read timeout; t, the body was tapped; -, no more than that. Then come
+// the milliseconds from the request's start to the first byte of the body, or -1, and the bytes of the body that the client
+// got. The rest are the sizes of what follows: Kong's log (the paths that were asked for, or all of it), the request's body
+// as far as nginx had it in memory, the response's content type and encoding as the tap saw them, and its body: the whole
+// of it is the head; where it was larger than the window, skipped bytes are missing between head and tail.
+//
+// BYE says that the worker exits and has nothing left. A worker whose connection ends otherwise, and that does not come
+// back, may have lost what it had queued.
+//
+// A worker that exits while the process is away writes HELLO and DROP lines into <prefix>/kafka-metering.lane.lost.
+package lane

@@ -1,0 +1,108 @@
+package lane
+
+import (
+	"encoding/json"
+	"errors"
+)
+
+// Version is the version of the protocol.
+const Version = 1
+
+// Limits of what a worker may send. A line that announces more is [ErrProtocol].
+const (
+	maxLine     = 512
+	maxWorker   = 64
+	maxReason   = 64
+	MaxConfig   = 4 << 20 // a configuration
+	MaxLog      = 16 << 20
+	MaxRequest  = 16 << 20
+	MaxWindow   = 64 << 20 // the head of a body, and its tail
+	MaxDrops    = 1 << 12  // lines of one batch
+	MaxEntries  = 1 << 16  // of one batch
+	maxTypeText = 255
+	maxNumber   = 1 << 53 // beyond it Lua's numbers are not exact
+)
+
+// ErrProtocol is returned for bytes that no worker of this version sends.
+var ErrProtocol = errors.New("lane protocol")
+
+// Message is what a worker says: [*Hello], [*Config], [*Batch] or [Bye].
+type Message any
+
+// Hello opens a connection.
+type Hello struct {
+	Worker  string // its name: unique for its life
+	Counted int64  // exchanges that need no word any more
+}
+
+// Config registers a configuration for the connection.
+type Config struct {
+	ID   int64
+	JSON []byte // the caller's
+}
+
+// Batch begins a batch. Its exchanges are read one by one.
+type Batch struct {
+	Number  int64 // the worker's batches, from 1 on
+	Again   bool  // it was sent before, and its acknowledgement has not come
+	Drops   []Drop
+	Entries int
+}
+
+// Drop is a number of exchanges that the worker could not keep.
+type Drop struct {
+	Plugin string // the id of Kong's plugin instance, or -
+	Reason string
+	Count  int64
+}
+
+// Bye says that the worker exits with nothing left.
+type Bye struct{}
+
+// Exchange is one exchange. Its slices are valid until the next one is read into it.
+type Exchange struct {
+	Config    int64
+	Number    int64
+	Delivered bool // nginx has sent the whole response to the client
+	HasBody   bool // the upstream answered with a body
+	Ended     bool // its end was seen
+	Stalled   bool // the upstream was silent for as long as its service allows
+	Tapped    bool // Head and Tail are what was seen of it
+
+	FirstByte int64 // milliseconds from the request's start to the body's first byte; -1: there was none
+	Bytes     int64 // of the body, as the client got them
+
+	Log      []byte // Kong's, in whole or in part: JSON
+	Request  []byte // the request's body; empty when nginx did not have it in memory
+	Type     []byte // content type of the response, as the upstream sent it
+	Encoding []byte // content encoding, likewise
+	Head     []byte // the body, or its beginning
+	Skipped  int64  // bytes that are missing between Head and Tail
+	Tail     []byte
+}
+
+// Body says how far a configuration needs the bodies of responses.
+type Body string
+
+// The needs.
+const (
+	BodyNone Body = "none"
+	BodyLLM  Body = "llm" // of what may be an LLM's answer: a POST that succeeded
+	BodyAny  Body = "any"
+)
+
+// Needs is the answer to a configuration.
+type Needs struct {
+	Log      [][]string `json:"log,omitempty"` // paths into Kong's log; none: the whole of it
+	Body     Body       `json:"body"`
+	Problems string     `json:"problems,omitempty"` // of the configuration, for Kong's error log
+}
+
+// Append appends the answer's line and bytes.
+func (n *Needs) Append(b []byte) []byte {
+	text, err := json.Marshal(n)
+	if err != nil {
+		panic("bug: " + err.Error())
+	}
+	return append(appendLine(b, "OK", int64(len(text))), text...)
+}

@@ -1,0 +1,284 @@
+package lane
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+)
+
+// Reader reads what a worker sends. Its memory grows with what has arrived, not with what was announced, and never beyond
+// the limits. It is for one goroutine.
+type Reader struct {
+	r     *bufio.Reader
+	buf   []byte // of the exchange
+	words [13][]byte
+}
+
+// NewReader returns a reader of a connection.
+func NewReader(r io.Reader) *Reader {
+	return &Reader{r: bufio.NewReaderSize(r, 64<<10)}
+}
+
+// Message reads the next message; of a batch its beginning, whose exchanges must be read before the next message. The error
+// is [io.EOF] at the end between two messages, and wraps [ErrProtocol] where something else stands there.
+func (d *Reader) Message() (Message, error) {
+	words, err := d.line()
+	if err != nil {
+		return nil, err
+	}
+	p := fields{words: words[1:]}
+	switch string(words[0]) {
+	case "HELLO":
+		if version := p.number(maxNumber); !p.bad && version != Version {
+			return nil, fmt.Errorf("%w: the Lua front speaks version %d, this process %d: install the handler.lua of this release", ErrProtocol, version, Version)
+		}
+		h := &Hello{Worker: p.name(maxWorker), Counted: p.number(maxNumber)}
+		return h, p.end(words)
+	case "CONFIG":
+		c := &Config{ID: p.number(maxNumber)}
+		size := p.number(MaxConfig)
+		if err := p.end(words); err != nil {
+			return nil, err
+		}
+		c.JSON, err = d.bytes(nil, int(size))
+		return c, err
+	case "BATCH":
+		b := &Batch{Number: p.number(maxNumber), Again: p.number(1) == 1}
+		drops := p.number(MaxDrops)
+		b.Entries = int(p.number(MaxEntries))
+		if err := p.end(words); err != nil {
+			return nil, err
+		}
+		for range drops {
+			drop, err := d.drop()
+			if err != nil {
+				return nil, err
+			}
+			b.Drops = append(b.Drops, drop)
+		}
+		return b, nil
+	case "BYE":
+		return Bye{}, p.end(words)
+	default:
+		return nil, fmt.Errorf("%w: unknown message %.32q", ErrProtocol, words[0])
+	}
+}
+
+func (d *Reader) drop() (Drop, error) {
+	words, err := d.line()
+	if err != nil {
+		return Drop{}, unexpected(err)
+	}
+	p := fields{words: words}
+	if p.word() != "DROP" {
+		p.bad = true
+	}
+	drop := Drop{Plugin: p.name(maxReason), Reason: p.name(maxReason), Count: p.number(maxNumber)}
+	return drop, p.end(words)
+}
+
+// Exchange reads the next exchange of a batch into x.
+func (d *Reader) Exchange(x *Exchange) error {
+	words, err := d.line()
+	if err != nil {
+		return unexpected(err)
+	}
+	p := fields{words: words}
+	if p.word() != "EXCHANGE" {
+		p.bad = true
+	}
+	*x = Exchange{Config: p.number(maxNumber), Number: p.number(maxNumber)}
+	for _, flag := range p.word() {
+		switch flag {
+		case 'd':
+			x.Delivered = true
+		case 'b':
+			x.HasBody = true
+		case 'e':
+			x.Ended = true
+		case 's':
+			x.Stalled = true
+		case 't':
+			x.Tapped = true
+		case '-':
+		default:
+			p.bad = true
+		}
+	}
+	x.FirstByte, x.Bytes = p.signed(), p.number(maxNumber)
+	sizes := [...]int{int(p.number(MaxLog)), int(p.number(MaxRequest)), int(p.number(maxTypeText)), int(p.number(maxTypeText)), int(p.number(MaxWindow)), 0}
+	x.Skipped = p.number(maxNumber)
+	sizes[5] = int(p.number(MaxWindow))
+	if err := p.end(words); err != nil {
+		return err
+	}
+	total := 0
+	for _, n := range sizes {
+		total += n
+	}
+	if cap(d.buf) > keptBuffer && total <= keptBuffer {
+		d.buf = nil
+	}
+	if d.buf, err = d.bytes(d.buf[:0], total); err != nil {
+		return unexpected(err)
+	}
+	rest := d.buf
+	for i, part := range []*[]byte{&x.Log, &x.Request, &x.Type, &x.Encoding, &x.Head, &x.Tail} {
+		*part, rest = rest[:sizes[i]:sizes[i]], rest[sizes[i]:]
+	}
+	return nil
+}
+
+// keptBuffer is how large a buffer may be that is kept for the next exchange.
+const keptBuffer = 1 << 20
+
+// bytes appends n bytes to b. What is announced and does not come costs no memory.
+func (d *Reader) bytes(b []byte, n int) ([]byte, error) {
+	for n > 0 {
+		step := min(n, 64<<10)
+		start := len(b)
+		if cap(b)-start < step {
+			b = append(b, make([]byte, step)...)
+		}
+		b = b[:start+step]
+		if _, err := io.ReadFull(d.r, b[start:]); err != nil {
+			return nil, unexpected(err)
+		}
+		n -= step
+	}
+	return b, nil
+}
+
+// line reads a line into words, which are valid until the next read.
+func (d *Reader) line() ([][]byte, error) {
+	line, err := d.r.ReadSlice('\n')
+	switch {
+	case errors.Is(err, io.EOF) && len(line) > 0:
+		return nil, io.ErrUnexpectedEOF
+	case errors.Is(err, bufio.ErrBufferFull), len(line) > maxLine:
+		return nil, fmt.Errorf("%w: a line of more than %d bytes", ErrProtocol, maxLine)
+	case err != nil:
+		return nil, err
+	}
+	line = line[:len(line)-1]
+	words := d.words[:0]
+	for {
+		i := bytes.IndexByte(line, ' ')
+		if len(words) == cap(words) {
+			return nil, fmt.Errorf("%w: too many words in %.64q", ErrProtocol, line)
+		}
+		if i < 0 {
+			return append(words, line), nil
+		}
+		words, line = append(words, line[:i]), line[i+1:]
+	}
+}
+
+// unexpected is an end in the middle of something.
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// fields takes the words of a line one after the other.
+type fields struct {
+	words [][]byte
+	bad   bool
+}
+
+func (p *fields) word() string {
+	if len(p.words) == 0 {
+		p.bad = true
+		return ""
+	}
+	w := p.words[0]
+	p.words = p.words[1:]
+	return string(w)
+}
+
+// name takes a word of letters, digits, dot, dash and underscore.
+func (p *fields) name(limit int) string {
+	w := p.word()
+	if len(w) == 0 || len(w) > limit {
+		p.bad = true
+	}
+	for i := range len(w) {
+		c := w[i]
+		if (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9') && c != '.' && c != '-' && c != '_' {
+			p.bad = true
+		}
+	}
+	return w
+}
+
+// number takes a number from 0 to limit.
+func (p *fields) number(limit int64) int64 {
+	if len(p.words) == 0 {
+		p.bad = true
+		return 0
+	}
+	w := p.words[0]
+	p.words = p.words[1:]
+	if len(w) == 0 || len(w) > 16 {
+		p.bad = true
+		return 0
+	}
+	var n int64
+	for _, c := range w {
+		if c < '0' || c > '9' {
+			p.bad = true
+			return 0
+		}
+		n = n*10 + int64(c-'0')
+	}
+	if n > limit {
+		p.bad = true
+		return 0
+	}
+	return n
+}
+
+// signed takes a number or -1.
+func (p *fields) signed() int64 {
+	if len(p.words) > 0 && string(p.words[0]) == "-1" {
+		p.words = p.words[1:]
+		return -1
+	}
+	return p.number(maxNumber)
+}
+
+// end checks that all words were taken, and were what they should be.
+func (p *fields) end(words [][]byte) error {
+	if p.bad || len(p.words) > 0 {
+		return fmt.Errorf("%w: %.128q is not as it should be", ErrProtocol, bytes.Join(words, []byte(" ")))
+	}
+	return nil
+}
+
+// appendLine appends a line of a word and a number.
+func appendLine(b []byte, word string, number int64) []byte {
+	b = append(append(b, word...), ' ')
+	return append(strconv.AppendInt(b, number, 10), '\n')
+}
+
+// AppendOK appends the answer to a batch.
+func AppendOK(b []byte, number int64) []byte { return appendLine(b, "OK", number) }
+
+// AppendError appends the answer that refuses: one line, whatever err says.
+func AppendError(b []byte, err error) []byte {
+	text := err.Error()
+	b = append(b, "ERR "...)
+	for i := range min(len(text), 400) {
+		c := text[i]
+		if c < ' ' || c == 0x7f {
+			c = ' '
+		}
+		b = append(b, c)
+	}
+	return append(b, '\n')
+}

@@ -1,0 +1,561 @@
+-- kafka-metering, the Lua front: watches exchanges and hands them to the process kafka-metering, which meters them.
+--
+-- With this file on Kong's Lua path Kong runs it instead of the Go plugin of the same name; the schema and the process
+-- stay Kong's business. It knows nothing of meters, and leaves the proxied request alone, with one opt-in exception.
+--
+--   access         only with llm.ensure_stream_usage: asks an OpenAI-style stream for its usage
+--   header_filter  decides whether this response is copied
+--   body_filter    the tap: notes what passes. It never assigns ngx.arg, so nothing is held back or changed
+--   log            collects what the meters read of Kong's log, numbers it, puts it into this worker's queue
+--   timer          the lane: sends the queue in batches, and keeps each until the process has it on disk
+--
+-- The queue is bounded; what does not fit is dropped and counted, and the count travels with the next batch. The wire
+-- format is in plugin/lane/doc.go. What is called is documented by Kong or OpenResty, but for a few members of ngx.ctx
+-- that kong.log.serialize reads, and which would cost ten times as much to get from it: verify compares as we go.
+local cjson = require "cjson.safe"
+
+local kong, ngx, next, pairs, rawget, tonumber, type = kong, ngx, next, pairs, rawget, tonumber, type
+local var, find, sub, floor, min, max = ngx.var, string.find, string.sub, math.floor, math.min, math.max
+
+local MAX_ENTRIES, MAX_BYTES = 20000, 64 * 2^20    -- of the queue: ten seconds of 2,000 exchanges without bodies
+local BATCH_ENTRIES, BATCH_DELAY = 100, 0.1        -- a batch is sent when there are so many, or after so many seconds;
+local BATCH_MOST_ENTRIES, BATCH_MOST_BYTES = 2000, 4 * 2^20        -- it takes all there is, up to here
+local RETRY_DELAY, RETRY_MOST = 0.1, 2             -- seconds between attempts to reach a process that is away
+local EXIT_ATTEMPTS, EXIT_DELAY = 5, 0.2           -- of a worker that exits
+local TIMEOUTS, EXIT_TIMEOUTS = { 1000, 5000, 10000 }, { 200, 1000, 2000 }    -- ms: connect, send, hear that it is on disk
+local MAX_LOG, MAX_REQUEST, MAX_ENSURED = 4 * 2^20, 64 * 2^10, 2^20           -- bytes: log, request bodies that are read
+
+-- PRIORITY. Filters run from high to low. Ours is above ai-proxy (770), response-transformer (800), jq (811) and whatever
+-- else rewrites bodies, so that the tap sees what the provider sent; and below authentication and rate limiting (900 and
+-- up), so that access sees only requests that those let pass, and changes no body whose signature they check. The price:
+-- log runs before other log plugins, and does not see what they add to the log in their own log phase.
+local Front = { VERSION = "0.1.0", PRIORITY = 840 }
+
+local worker                    -- this worker's name
+local number = 0                -- of the last exchange
+local counted = 0               -- exchanges that the process has acknowledged, or whose loss it has been told of
+local queue, first, last, queued = {}, 1, 0, 0                     -- entries first to last; their bytes
+local dropped = {}              -- "<plugin> <reason>" -> count, not told yet
+local batch, batches = nil, 0   -- the one under way, or to be sent again; the number of the last
+local connections = 0           -- registrations belong to a connection
+local registrations, registered = setmetatable({}, { __mode = "k" }), 0       -- by configuration; the last one's id
+local flushing, due, not_before, failures, warned = false, nil, 0, 0, -60
+
+local function warn(...) -- at most once a minute, whatever happens how often
+  if ngx.now() - warned >= 60 then
+    warned = ngx.now()
+    kong.log.warn(...)
+  end
+end
+
+-- registration is what this worker knows of a configuration: its id on the lane, and what the process needs of an exchange.
+-- Until the process has said so, that is the whole log, and the body of what may be an answer of an LLM.
+local function registration(conf)
+  local r = registrations[conf]
+  if not r then
+    registered = registered + 1
+    r = { id = registered, json = assert(cjson.encode(conf)), plugin = conf.__plugin_id or "-", body = "llm",
+          window = conf.max_body_bytes or 2^20, checks = 0 }
+    registrations[conf] = r
+  end
+  return r
+end
+
+-- The tap
+
+-- readable: content types that can carry usage. Servers mislabel JSON and streams as the last two, or not at all.
+local function readable(kind)
+  return kind == "" or find(kind, "json", 1, true) or find(kind, "event%-?stream") or find(kind, "^text/plain")
+    or find(kind, "^application/octet%-stream")
+end
+
+-- watch notes of an upstream's response whether it ends, and its body where the meters need it.
+local function watch(conf)
+  local status, method = ngx.status, ngx.req.get_method()
+  if kong.response.get_source() ~= "service" or status < 200 or status == 204 or status == 304 or method == "HEAD" then
+    return -- without a body, or Kong's own
+  end
+  local seen, r = { last = ngx.now(), pause = 0 }, registration(conf)
+  ngx.ctx.kafka_metering = seen
+  if r.body == "any" or r.body == "llm" and method == "POST" and status < 300 then
+    local kind, encoding = ngx.header["Content-Type"] or "", ngx.header["Content-Encoding"] or ""
+    if #kind < 256 and #encoding < 256 and type(encoding) == "string" and readable(kind:lower()) then
+      seen.kind, seen.encoding, seen.window = kind, encoding, r.window
+      seen.head, seen.head_bytes, seen.skipped = {}, 0, 0 -- the first half of the window, a list
+      seen.tail, seen.tail_bytes, seen.from, seen.to = {}, 0, 1, 0 -- the second half, which moves on over the body
+    end
+  end
+end
+
+local function keep(seen, piece)
+  local half, size = floor(seen.window / 2), #piece
+  if size > seen.window then -- a response that another plugin has buffered passes in one piece
+    keep(seen, sub(piece, 1, half))
+    seen.skipped = seen.skipped + size - 2 * half
+    return keep(seen, sub(piece, -half))
+  elseif seen.to == 0 and seen.head_bytes < half then
+    seen.head[#seen.head + 1], seen.head_bytes = piece, seen.head_bytes + size
+    return
+  end
+  seen.to, seen.tail_bytes = seen.to + 1, seen.tail_bytes + size
+  seen.tail[seen.to] = piece
+  while seen.head_bytes + seen.tail_bytes > seen.window and seen.from < seen.to do
+    local gone = #seen.tail[seen.from]
+    seen.tail[seen.from], seen.from = nil, seen.from + 1
+    seen.tail_bytes, seen.skipped = seen.tail_bytes - gone, seen.skipped + gone
+  end
+end
+
+local function see(seen)
+  local now = ngx.now()
+  seen.pause, seen.last, seen.began = max(seen.pause, now - seen.last), now, seen.began or now
+  local piece = seen.head and ngx.arg[1]
+  if piece and piece ~= "" then
+    keep(seen, piece)
+  end
+  seen.eof = seen.eof or ngx.arg[2]
+end
+
+-- The log, as far as it is read
+
+-- pick returns those members of a table. Raw: Kong's tables of headers also answer to other spellings.
+local function pick(t, names)
+  local some = {}
+  for i = 1, t and #names or 0 do
+    some[names[i]] = rawget(t, names[i])
+  end
+  return some
+end
+
+-- fields are the members of Kong's log as kong.log.serialize makes them (Kong 3.9: kong/pdk/log.lua), and objects are
+-- those of which single members are read.
+local fields = {
+  ["request.id"] = function(ctx) return ctx.request_id or var.kong_request_id or "" end,
+  ["request.method"] = function() return kong.request.get_method() end,
+  ["request.uri"] = function(ctx) return ctx.request_uri or var.request_uri or "" end,
+  ["request.size"] = function() return tonumber(var.request_length) end,
+  ["response.status"] = function() return ngx.status end,
+  ["response.size"] = function() return tonumber(var.bytes_sent) end,
+  ["latencies.kong"] = function(ctx) return ctx.KONG_PROXY_LATENCY or ctx.KONG_RESPONSE_LATENCY or 0 end,
+  ["latencies.proxy"] = function(ctx) return ctx.KONG_WAITING_TIME or -1 end,
+  ["latencies.receive"] = function(ctx) return ctx.KONG_RECEIVE_TIME or 0 end,
+  ["latencies.request"] = function() return tonumber(var.request_time) * 1000 end,
+  upstream_uri = function(ctx)
+    local uri, asked = var.upstream_uri or "", ctx.request_uri or var.request_uri or ""
+    if uri == "" or find(uri, "?", 1, true) then
+      return uri
+    end
+    return sub(asked, -1) == "?" and uri .. "?" or var.is_args == "?" and uri .. "?" .. (var.args or "") or uri
+  end,
+  upstream_status = function(ctx) return var.upstream_status or ctx.buffered_status or "" end,
+  tries = function(ctx) return ctx.balancer_data and ctx.balancer_data.tries end,
+  client_ip = function() return var.remote_addr end,
+  started_at = function() return kong.request.get_start_time() end,
+  source = function() return kong.response.get_source() == "service" and "upstream" or "kong" end,
+  workspace = function(ctx) return ctx.workspace end,
+}
+local objects = {
+  ["request.headers"] = function(_, names)
+    for i = 1, #names do
+      if var["http_" .. names[i]:gsub("%-", "_")] then
+        local some = pick(kong.request.get_headers(), names)
+        some["authorization"] = some["authorization"] and "REDACTED"
+        some["proxy-authorization"] = some["proxy-authorization"] and "REDACTED"
+        return some
+      end
+    end
+  end,
+  ["request.querystring"] = function(_, names) return var.args and pick(kong.request.get_query(), names) or nil end,
+  ["response.headers"] = function(_, names)
+    local some = {}
+    for i = 1, #names do
+      some[names[i]] = ngx.header[names[i]]
+    end
+    return some
+  end,
+  route = function(_, names) return pick(kong.router.get_route(), names) end,
+  service = function(_, names) return pick(kong.router.get_service(), names) end,
+  consumer = function(_, names) return pick(kong.client.get_consumer(), names) end,
+  authenticated_entity = function(_, names) return pick(kong.client.get_credential(), names) end,
+  -- What AI plugins log is in the whole log alone; serialize_values says that something was added to it.
+  ai = function(ctx, names) return ctx.serialize_values and pick(kong.log.serialize().ai, names) or nil end,
+}
+
+-- plan compiles the paths that the process needs; nil when one of them is none of ours: then the whole log is sent.
+local function plan(paths)
+  local steps, by_name = { paths = paths }, {}
+  for _, path in pairs(paths) do
+    local depth = (fields[path[1]] or objects[path[1]]) and 1 or 2
+    local name, inside = table.concat(path, ".", 1, min(depth, #path)), path[depth + 1]
+    if not fields[name] and not (objects[name] and inside) then
+      return nil
+    end
+    local step = by_name[name]
+    if not step then
+      step = { get = fields[name] or objects[name], group = depth == 2 and path[1], key = path[depth], names = {} }
+      by_name[name], steps[#steps + 1] = step, step
+    end
+    step.names[#step.names + 1] = inside
+  end
+  return steps
+end
+
+local function same(a, b)
+  if type(a) ~= "table" or type(b) ~= "table" then
+    return a == b or (a == nil or a == ngx.null) and (b == nil or b == ngx.null)
+  end
+  for key, value in pairs(a) do
+    if not same(value, b[key]) then return false end
+  end
+  for key in pairs(b) do
+    if a[key] == nil then return false end
+  end
+  return true
+end
+
+local function at(t, path)
+  for i = 1, #path do
+    t = type(t) == "table" and rawget(t, path[i]) or nil
+  end
+  return t
+end
+
+-- verify compares with Kong's own log, for a configuration's first exchange, its second, fourth, eighth and so on. Where
+-- they differ (another version of Kong, a plugin that rewrites the log) Kong's log is sent from then on.
+local function verify(r, log)
+  local whole = kong.log.serialize()
+  for _, path in pairs(r.plan.paths) do
+    if not same(at(log, path), at(whole, path)) then
+      warn("kafka-metering: this Kong logs ", table.concat(path, "."), " differently; its whole log is sent, which is slower")
+      r.plan = nil
+      return whole
+    end
+  end
+  return log
+end
+
+local function project(r)
+  if not r.plan then
+    return kong.log.serialize()
+  end
+  local log, ctx = {}, ngx.ctx
+  for i = 1, #r.plan do
+    local step, into = r.plan[i], log
+    if step.group then
+      into = log[step.group] or {}
+      log[step.group] = into
+    end
+    into[step.key] = step.get(ctx, step.names)
+  end
+  r.checks = r.checks + 1
+  return bit.band(r.checks, r.checks - 1) == 0 and verify(r, log) or log
+end
+
+-- The lane
+
+local function drop(plugin, reason)
+  local key = plugin .. " " .. reason
+  dropped[key] = (dropped[key] or 0) + 1
+end
+
+-- ask sends a message and returns the first line of the answer.
+local function ask(socket, message)
+  local ok, err = socket:send(message)
+  if ok then
+    ok, err = socket:receive("*l")
+  end
+  return ok, err
+end
+
+local function connect(exiting)
+  local socket, t = ngx.socket.tcp(), exiting and EXIT_TIMEOUTS or TIMEOUTS
+  socket:settimeouts(t[1], t[2], t[3])
+  local path = "unix:" .. kong.configuration.prefix .. "/kafka-metering.lane.socket"
+  local ok, err = socket:connect(path, { pool = "kafka-metering", pool_size = 1 })
+  if not ok then
+    return nil, err
+  elseif socket:getreusedtimes() > 0 then
+    return socket, nil, true
+  end
+  connections = connections + 1
+  worker = worker or ngx.worker.pid() .. "." .. floor(ngx.now() * 1000)
+  ok, err = ask(socket, "HELLO 1 " .. worker .. " " .. counted .. "\n")
+  if ok ~= "OK 1" then
+    socket:close()
+    return nil, ok or err
+  end
+  return socket
+end
+
+-- register tells the process of a configuration, and learns what it needs of an exchange.
+local function register(socket, r)
+  local answer, err = ask(socket, "CONFIG " .. r.id .. " " .. #r.json .. "\n" .. r.json)
+  local size = answer and tonumber(answer:match("^OK (%d+)$"))
+  local needs = size and cjson.decode(socket:receive(size))
+  if not needs then
+    return nil, err or answer
+  elseif needs.problems then
+    kong.log.err(needs.problems)
+  end
+  r.connection, r.body, r.plan = connections, needs.body, needs.log and plan(needs.log)
+  return true
+end
+
+-- take makes a batch of the front of the queue, and of the drops that nobody has been told of.
+local function take()
+  local drops, bytes = {}, 0
+  local b = { from = first, to = first - 1, entries = 0, drops = 0, message = { "", drops } }
+  for key, count in pairs(dropped) do
+    drops[#drops + 1] = "DROP " .. key .. " " .. count .. "\n"
+    b.drops = b.drops + count
+  end
+  dropped, batches = {}, batches + 1
+  while b.to < last and b.entries < BATCH_MOST_ENTRIES and bytes < BATCH_MOST_BYTES do
+    b.to, b.entries = b.to + 1, b.entries + 1
+    b.message[b.entries + 2], bytes = queue[b.to].data, bytes + queue[b.to].bytes
+  end
+  b.number = batches
+  return b
+end
+
+-- forget takes the batch off the queue: it is on disk, or nobody will ever take it.
+local function forget(b)
+  for i = b.from, b.to do
+    queued, queue[i] = queued - queue[i].bytes, nil
+  end
+  first, batch, counted = b.to + 1, nil, counted + b.entries + b.drops
+end
+
+-- deliver sends a batch, and returns true when the process has it on disk. Sent again it has the same number: the process
+-- knows whether it has had it.
+local function deliver(socket, b)
+  for i = b.from, b.to do
+    local r = queue[i].registration
+    if r.connection ~= connections then
+      local ok, err = register(socket, r)
+      if not ok then
+        return nil, err
+      end
+    end
+  end
+  b.message[1] = "BATCH " .. b.number .. " " .. (b.again or 0) .. " " .. #b.message[2] .. " " .. b.entries .. "\n"
+  b.again = 1
+  local answer, err = ask(socket, b.message)
+  if answer == "OK " .. b.number then
+    forget(b)
+    return true
+  elseif answer and find(answer, "^ERR ") then -- it will never be taken
+    for i = b.from, b.to do
+      drop(queue[i].registration.plugin, "worker_refused")
+    end
+    b.entries = 0 -- they count with the next batch's drops
+    forget(b)
+  end
+  return nil, answer or err
+end
+
+-- drain sends batches until the queue is all but empty.
+local function drain(exiting)
+  local socket, err, reused = connect(exiting)
+  for _ = 1, 100 do -- and then another timer goes on: one that never ends never gives its memory back
+    batch = batch or take()
+    local ok = socket
+    if ok then
+      ok, err = deliver(socket, batch)
+    end
+    if not ok and socket and reused and batch then -- the process may have gone since the connection was used last
+      socket:close()
+      socket, err = connect(exiting)
+      if socket then
+        ok, err = deliver(socket, batch)
+      end
+    end
+    if not ok then
+      return nil, err, socket and socket:close()
+    end
+    local left = last - first + 1
+    if left == 0 and not next(dropped) or left < BATCH_ENTRIES and not exiting then
+      break
+    end
+    reused = false
+  end
+  if exiting then
+    return true, socket:send("BYE\n"), socket:close()
+  end
+  return true, socket:setkeepalive(0, 1)
+end
+
+-- abandon leaves word of what a worker that ends could not deliver, in a file that the process reads.
+local function abandon()
+  for i = first, last do
+    drop(queue[i].registration.plugin, "worker_exit")
+  end
+  local lines = batch and batch.message[2] or {}
+  for key, count in pairs(dropped) do
+    lines[#lines + 1] = "DROP " .. key .. " " .. count .. "\n"
+  end
+  local text = "HELLO 1 " .. worker .. " " .. number .. "\n" .. table.concat(lines)
+  local file, err = io.open(kong.configuration.prefix .. "/kafka-metering.lane.lost", "a")
+  if file then
+    file:write(text)
+    file:close()
+  end
+  kong.log.err("kafka-metering: the process is away while this worker exits; these exchanges are lost: ", text, err)
+  queue, first, last, queued, dropped, batch, counted = {}, 1, 0, 0, {}, nil, number
+end
+
+local flush
+
+-- schedule has flush run after a delay, or sooner.
+local function schedule(delay)
+  local now = ngx.now()
+  local soonest = max(now + delay, not_before)
+  if ngx.worker.exiting() then
+    soonest = now -- OpenResty takes no other timers then
+  end
+  if not due or soonest < due then
+    local ok, err = ngx.timer.at(soonest - now, flush, soonest)
+    due = ok and soonest or nil -- without a timer the next exchange tries again
+    return ok or warn("kafka-metering: no timer: ", err)
+  end
+end
+
+flush = function(_, time)
+  local exiting, tries = ngx.worker.exiting(), 0
+  if flushing or time ~= due and not exiting then -- a sooner one has been before
+    return
+  end
+  flushing, due = true, nil
+  local ran, ok, err
+  repeat
+    if tries > 0 then
+      ngx.sleep(EXIT_DELAY)
+    end
+    ran, ok, err = pcall(drain, exiting)
+    tries = tries + 1
+  until ran and ok or not exiting or tries == EXIT_ATTEMPTS
+  flushing, not_before = false, 0
+  if ran and ok then
+    failures = 0
+  elseif exiting then
+    abandon()
+  else
+    failures = failures + 1
+    not_before = ngx.now() + min(RETRY_MOST, RETRY_DELAY * 2 ^ (failures - 1))
+    warn("kafka-metering: the process takes no exchanges, they are kept: ", ran and err or ok)
+  end
+  if first <= last or next(dropped) or batch then
+    schedule(last - first + 1 < BATCH_ENTRIES and BATCH_DELAY or 0)
+  end
+end
+
+-- record puts the exchange into the queue.
+local function record(conf)
+  local r = registration(conf)
+  if last - first + 1 >= MAX_ENTRIES or queued >= MAX_BYTES then
+    return drop(r.plugin, "worker_queue_full")
+  end
+  local log, err = cjson.encode(project(r))
+  if not log or #log > MAX_LOG then
+    warn("kafka-metering: an exchange cannot be handed over: ", err or "its log is too long")
+    return drop(r.plugin, "worker_log")
+  end
+  local seen = ngx.ctx.kafka_metering or {}
+  local flags, first_byte, request, tail = var.request_completion == "OK" and "d" or "-", -1, "", {}
+  if seen.last then
+    local service = kong.router.get_service() or {}
+    local patience = tonumber(service.read_timeout) or math.huge
+    local stalled = max(seen.pause, ngx.now() - seen.last) * 1000 >= patience
+    flags = flags .. "b" .. (seen.eof and "e" or "") .. (stalled and "s" or "")
+    first_byte = seen.began and floor((seen.began - ngx.req.start_time()) * 1000 + 0.5) or -1
+  end
+  if seen.head then
+    flags, request = flags .. "t", ngx.req.get_body_data() or "" -- nil unless it has been read, and is not in a file
+    request = #request <= MAX_REQUEST and request or ""
+    for i = seen.from, seen.to do
+      tail[#tail + 1] = seen.tail[i]
+    end
+  end
+  local kind, encoding, head_bytes, tail_bytes = seen.kind or "", seen.encoding or "", seen.head_bytes or 0, seen.tail_bytes or 0
+  local text = "EXCHANGE " .. r.id .. " " .. number .. " " .. flags .. " " .. first_byte .. " " .. (var.body_bytes_sent or 0)
+    .. " " .. #log .. " " .. #request .. " " .. #kind .. " " .. #encoding
+    .. " " .. head_bytes .. " " .. (seen.skipped or 0) .. " " .. tail_bytes .. "\n" .. log .. request .. kind .. encoding
+  local bytes = #text + head_bytes + tail_bytes
+  last, queued = last + 1, queued + bytes
+  queue[last] = { data = seen.head and { text, seen.head, tail } or text, registration = r, bytes = bytes }
+end
+
+-- ensure_stream_usage
+
+-- with_usage returns an OpenAI-style streaming request with stream_options.include_usage added, and nil for anything else,
+-- and where the client has decided. The text is edited, so that the rest stays as it was sent, and then compared.
+local function with_usage(body)
+  local request = cjson.decode(body)
+  if type(request) ~= "table" or request.stream ~= true or not (request.messages or request.prompt) then
+    return nil
+  end
+  local options, edited = request.stream_options, nil
+  if options == nil then
+    edited = body:gsub("^%s*{", '%0"stream_options":{"include_usage":true},', 1)
+  elseif options == ngx.null then
+    edited = body:gsub('("stream_options"%s*:%s*)null', '%1{"include_usage":true}', 1)
+  elseif type(options) == "table" and options.include_usage == nil then
+    edited = body:gsub('"stream_options"%s*:%s*{', '%0"include_usage":true' .. (next(options) and "," or ""), 1)
+  end
+  request.stream_options = type(options) == "table" and options or {}
+  request.stream_options.include_usage = true
+  return edited and same(request, cjson.decode(edited)) and edited or nil
+end
+
+local function ensure_usage()
+  local header = kong.request.get_header
+  local kind, length = header("content-type") or "", tonumber(header("content-length"))
+  if kong.request.get_method() ~= "POST" or not find(kong.request.get_path(), "/completions/?$") or not length
+    or length > MAX_ENSURED or header("content-encoding") or not find(kind:lower(), "^application/json") then
+    return
+  end
+  local body = kong.request.get_raw_body() -- nil when nginx has it in a file
+  local edited = body and with_usage(body)
+  return edited and kong.service.request.set_raw_body(edited)
+end
+
+-- The phases. Whatever goes wrong in them is this plugin's trouble and not the request's.
+
+local function guarded(fn, ...)
+  local ok, err = pcall(fn, ...)
+  return ok or warn("kafka-metering: ", err)
+end
+
+function Front:init_worker()
+  -- It waits for the worker's exit: OpenResty then runs all timers at once.
+  ngx.timer.every(3600, function(premature)
+    return premature and flush()
+  end)
+end
+
+function Front:access(conf)
+  return conf.llm and conf.llm.ensure_stream_usage and guarded(ensure_usage)
+end
+
+function Front:header_filter(conf)
+  guarded(watch, conf)
+end
+
+function Front:body_filter()
+  local seen = ngx.ctx.kafka_metering
+  if seen and not guarded(see, seen) then
+    ngx.ctx.kafka_metering = nil
+  end
+end
+
+function Front:log(conf)
+  number = number + 1
+  if not guarded(record, conf) then
+    drop(conf.__plugin_id or "-", "worker_error")
+  end
+  if not flushing then
+    schedule(last - first + 1 >= BATCH_ENTRIES and 0 or BATCH_DELAY)
+  end
+end
+
+return Front
