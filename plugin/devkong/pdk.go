@@ -286,11 +286,7 @@ func setValue(of func(*Exchange) *table) func(*event, []byte) ([]byte, error) {
 		if err := proto.Unmarshal(arg, &kv); err != nil {
 			return nil, err
 		}
-		value := kv.GetV().AsInterface()
-		if value == false {
-			value = nil // Kong reads a value as bool_value or string_value or …, which makes nil of false
-		}
-		of(e.exchange).set(kv.GetK(), value)
+		of(e.exchange).set(kv.GetK(), kv.GetV().AsInterface())
 		return nil, nil
 	}
 }

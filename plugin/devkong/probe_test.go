@@ -84,15 +84,19 @@ type logProbe struct {
 	whole json.RawMessage
 }
 
-// UnmarshalJSON keeps the whole configuration. It refuses the tag "refused", as a plugin does that knows better.
+// UnmarshalJSON keeps the whole configuration. It refuses the tag "refused", as a plugin does that knows better, and with
+// the tag "slow" it waits for orders.
 func (p *logProbe) UnmarshalJSON(b []byte) error {
 	p.whole = append(p.whole, b...)
 	var config struct{ Tag string }
 	if err := json.Unmarshal(b, &config); err != nil {
 		return err
 	}
-	if config.Tag == "refused" {
+	switch config.Tag {
+	case "refused":
 		return errors.New("refused")
+	case "slow":
+		obey(report{Phase: "start"}, nil)
 	}
 	return nil
 }

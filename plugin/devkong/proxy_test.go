@@ -15,6 +15,7 @@ func TestAStreamPassesChunkByChunkAndTheLogPhaseComesAfterIt(t *testing.T) {
 	next := make(chan string)
 	f := startKong(t, "log", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
+		_ = http.NewResponseController(w).Flush()
 		for chunk := range next {
 			_, _ = io.WriteString(w, chunk)
 			_ = http.NewResponseController(w).Flush()
@@ -27,16 +28,13 @@ func TestAStreamPassesChunkByChunkAndTheLogPhaseComesAfterIt(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	next <- "one"
-	wait() // the headers are here although the upstream has not finished
+	wait() // the headers are here although the upstream has not begun with the body
 	if resp == nil {
 		return
 	}
 	defer resp.Body.Close()
-	for i, chunk := range []string{"one", "two", "three"} {
-		if i > 0 {
-			next <- chunk // only now: each chunk gets here before the upstream has sent the following one
-		}
+	for _, chunk := range []string{"one", "two", "three"} {
+		next <- chunk // only now: each chunk gets here before the upstream has sent the following one
 		got := make([]byte, len(chunk))
 		if _, err := io.ReadFull(resp.Body, got); err != nil || string(got) != chunk {
 			t.Fatalf("read %q, %v, want %q", got, err, chunk)
@@ -178,10 +176,14 @@ func TestBytesThatAreNotUTF8PassUnharmed(t *testing.T) {
 			body := "\x1f\x8b\xff\x00"
 			f := startKong(t, phases, func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("X-Back", r.Header.Get("X-Latin"))
+				w.Header()["Content-Type"] = nil
 				_, _ = io.WriteString(w, body)
 			})
 			got := later(t, func() {
 				resp, got := f.get("/open?a=%ff", "X-Latin", "caf\xe9")
+				if guessed := resp.Header.Get("Content-Type"); guessed != "" {
+					t.Errorf("a type that the upstream has not given: %s", guessed)
+				}
 				if got != body || resp.Header.Get("X-Back") != "caf\xe9" {
 					t.Errorf("the client got %q, X-Back %q", got, resp.Header.Get("X-Back"))
 				}

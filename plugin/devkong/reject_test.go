@@ -233,8 +233,9 @@ func TestAClientThatGoesBeforeTheAnswerIsA499(t *testing.T) {
 
 func TestATruncatedResponseBreaksOffOrBecomesAnErrorText(t *testing.T) {
 	truncate := func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Length", "100")
 		_, _ = io.WriteString(w, "begin")
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler) // the last chunk is missing
 	}
 	t.Run("unbuffered, the connection ends early", func(t *testing.T) {
 		f := startKong(t, "log", truncate)
@@ -258,7 +259,13 @@ func TestATruncatedResponseBreaksOffOrBecomesAnErrorText(t *testing.T) {
 		})
 		f.probe.next("access").end("return")
 		wait()
-		f.probe.next("log").end("return") // without a response phase
+		e := f.probe.next("log") // without a response phase
+		doc := e.document()
+		e.end("return")
+		headers := doc["response"].(map[string]any)["headers"].(map[string]any)
+		if headers["transfer-encoding"] != nil || doc["upstream_status"] != "" {
+			t.Errorf("upstream_status %v, response headers %v", doc["upstream_status"], headers)
+		}
 	})
 }
 

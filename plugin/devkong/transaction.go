@@ -165,7 +165,6 @@ func (t *transaction) log() {
 	}
 	e := t.live()
 	e.Log = t.serialize()
-	e.Request = nil
 	for _, c := range conf {
 		if t.worker.timers.Add(1) > maxTimers {
 			t.worker.timers.Add(-1)

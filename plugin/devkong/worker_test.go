@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -223,6 +224,30 @@ func TestAResetIsNewsForAllWorkersAndConfigurations(t *testing.T) {
 	if got := b.Stats().Started - before; got != 2 {
 		t.Errorf("worker 1 started %d instances after the reset, not 2", got)
 	}
+}
+
+func TestAResetOverlooksAnInstanceThatIsStarting(t *testing.T) {
+	var cut atomic.Bool
+	b := startWorkers(t, 1, "log", func(m Moment) bool { return m.Point == ReturnReady && !cut.Swap(true) })
+	slow := *b.conf
+	slow.ID, slow.Config = "another", map[string]any{"tag": "slow"}
+	starting := b.event(&slow, PhaseLog, &Exchange{})
+	start := b.probe.next("start")
+	other := b.event(b.conf, PhaseLog, &Exchange{})
+	b.probe.next("log").end("return") // cut: all instances are reset
+	b.probe.next("log").end("return")
+	if err := other(); err != nil {
+		t.Error(err)
+	}
+	waiting := b.event(&slow, PhaseLog, &Exchange{}) // for the same instance
+	start.end("return")
+	for range 2 {
+		b.probe.next("log").end("return")
+	}
+	if err := errors.Join(starting(), waiting()); err != nil {
+		t.Error(err)
+	}
+	b.stats(Stats{Events: 3, Delivered: 3, Started: 3, Resets: 1, Repeated: 1})
 }
 
 func TestAFailingCallKillsTheEventWithoutARepeat(t *testing.T) {
