@@ -67,6 +67,7 @@ const (
 	slotClientIP
 	slotDuration
 	slotAI
+	slotTries
 	numFactSlots
 )
 
@@ -86,6 +87,7 @@ var factPaths = [...]string{
 	slotClientIP:        "client_ip",
 	slotDuration:        "latencies.request",
 	slotAI:              "ai",
+	slotTries:           "tries",
 }
 
 // text returns a fact that is a string, or "".
@@ -147,22 +149,30 @@ func (o *Observation) StartedAt() (time.Time, bool) {
 	return time.UnixMilli(int64(ms)).UTC(), true
 }
 
-// InferOutcome sets Outcome from Kong's log alone: what a front without eyes on the body knows.
+// InferOutcome sets Outcome from Kong's log alone: what a front without eyes on the body knows. (Measured on Kong 3.9.3.)
 func (o *Observation) InferOutcome() {
-	httpStatus := o.Status()
-	upstream := status(o.values[slotUpstreamStatus])
-	switch {
-	case o.text(slotSource) != "upstream" && upstream >= "500" && (upstream == "504" || httpStatus == 504):
-		o.Outcome = OutcomeTimeout
-	case o.text(slotSource) != "upstream" && upstream >= "500":
-		o.Outcome = OutcomeUpstreamError
-	case o.text(slotSource) != "upstream":
+	switch httpStatus := o.Status(); {
+	case o.text(slotSource) != "upstream" && !o.tried():
 		o.Outcome = OutcomeRejected
+	case o.text(slotSource) != "upstream" && httpStatus == 504:
+		o.Outcome = OutcomeTimeout
+	case o.text(slotSource) != "upstream":
+		// Kong answers for an upstream that did not. Buffered, it keeps the upstream's status over an error of its own.
+		o.Outcome = OutcomeUpstreamError
+	case o.values[slotUpstreamStatus] != "" && status(o.values[slotUpstreamStatus]) == "":
+		// The upstream has not answered, and Kong has not either: nobody was left to answer.
+		o.Outcome = OutcomeClientAbort
 	case httpStatus >= 500:
 		o.Outcome = OutcomeUpstreamError
 	default:
 		o.Outcome = OutcomeCompleted
 	}
+}
+
+// tried reports whether Kong has tried an upstream.
+func (o *Observation) tried() bool {
+	n := size(o.values[slotTries])
+	return n != "" && n != "0"
 }
 
 // llmScalars are the llm members that are text or true/false, in the order in which they are written.

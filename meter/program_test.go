@@ -303,7 +303,13 @@ func TestOutcome(t *testing.T) {
 		"an error of the upstream":         {`{"source":"upstream","response":{"status":503},"upstream_status":"503"}`, OutcomeUpstreamError},
 		"an upstream that cannot be asked": {`{"source":"kong","response":{"status":502},"upstream_status":"502","tries":[{}]}`, OutcomeUpstreamError},
 		"an upstream that does not answer": {`{"source":"kong","response":{"status":504},"upstream_status":"504","tries":[{}]}`, OutcomeTimeout},
-		"a rejected credential":            {`{"source":"kong","response":{"status":401},"upstream_status":""}`, OutcomeRejected},
+		"the same, buffered":               {`{"source":"kong","response":{"status":502},"upstream_status":"","tries":[{},{}]}`, OutcomeUpstreamError},
+		"a timeout, buffered":              {`{"source":"kong","response":{"status":504},"upstream_status":"","tries":[{}]}`, OutcomeTimeout},
+		"a body that is cut, buffered":     {`{"source":"kong","response":{"status":200},"upstream_status":"","tries":[{}]}`, OutcomeUpstreamError},
+		"a client that does not wait":      {`{"source":"upstream","response":{"status":499},"upstream_status":"-","tries":[{}]}`, OutcomeClientAbort},
+		"a client that stops in its body":  {`{"source":"upstream","response":{"status":400},"upstream_status":""}`, OutcomeClientAbort},
+		"a status 499 of the upstream's":   {`{"source":"upstream","response":{"status":499},"upstream_status":"499","tries":[{}]}`, OutcomeCompleted},
+		"a rejected credential":            {`{"source":"kong","response":{"status":401},"upstream_status":"","tries":{}}`, OutcomeRejected},
 		"no route":                         {`{"source":"kong","response":{"status":404}}`, OutcomeRejected},
 	} {
 		_, r := evaluate(t, Settings{Meters: []Meter{{Slug: "a", Aggregation: Count, GroupBy: map[string]string{"o": "outcome"}}}}, test.log, nil)
