@@ -2,6 +2,7 @@ package meter
 
 import (
 	"errors"
+	"strconv"
 	"time"
 )
 
@@ -35,6 +36,10 @@ type Capture struct {
 	Mode      CaptureMode
 	Truncated bool // a part in the middle or at the end was left out
 	Complete  bool // the body was seen to its end
+
+	Measured        bool          // the next two are known
+	TimeToFirstByte time.Duration // from the request's start to the body's first byte; negative: there was none
+	BytesDelivered  int64         // of the body, as the client got them
 }
 
 // Observation is one exchange as meters see it. A front fills it in: [Program.Observe] reads Kong's log, then LLM, Body,
@@ -247,7 +252,16 @@ func (c Capture) append(b []byte) []byte {
 	b = append(b, `","truncated":`...)
 	b = boolean(b, c.Truncated)
 	b = append(b, `,"complete":`...)
-	return append(boolean(b, c.Complete), '}')
+	b = boolean(b, c.Complete)
+	if c.Measured {
+		if c.TimeToFirstByte >= 0 {
+			b = append(b, `,"time_to_first_byte_ms":`...)
+			b = strconv.AppendInt(b, c.TimeToFirstByte.Milliseconds(), 10)
+		}
+		b = append(b, `,"bytes_delivered":`...)
+		b = strconv.AppendInt(b, c.BytesDelivered, 10)
+	}
+	return append(b, '}')
 }
 
 func boolean(b []byte, v bool) []byte {
