@@ -10,6 +10,9 @@ import (
 // length, length of the headers, CRC-32 of both; headers; payload; CRC-32 of all. Where the stream is cut into chunks
 // makes no difference. A message whose checksums are wrong, or whose lengths are impossible, ends it: nothing behind can
 // be found.
+//
+// AWS's own decoder, which the fuzz test compares this one with, reads from an io.Reader, makes a value of each header and
+// is twenty times slower.
 type eventStream struct {
 	out frameReceiver
 

@@ -138,28 +138,33 @@ func parseRequest(text string) (*Response, error) {
 // eventStreamOf writes an AWS event stream: for each line the type of an event and its payload. A chunk wraps its payload;
 // a type that starts with an exclamation mark is that of an exception.
 func eventStreamOf(text string) []byte {
-	var b bytes.Buffer
+	var b []byte
 	for line := range strings.Lines(text) {
 		kind, payload, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
-		message := eventstream.Message{Payload: []byte(payload)}
-		header := func(name, value string) {
-			message.Headers.Set(name, eventstream.StringValue(value))
-		}
-		if exception, ok := strings.CutPrefix(kind, "!"); ok {
-			header(":exception-type", exception)
-			header(":content-type", "application/json")
-			header(":message-type", "exception")
-		} else {
-			header(":event-type", kind)
-			header(":content-type", "application/json")
-			header(":message-type", "event")
-		}
 		if kind == "chunk" {
-			message.Payload = []byte(`{"bytes":"` + base64.StdEncoding.EncodeToString([]byte(payload)) + `","p":"abcdefgh"}`)
+			payload = `{"bytes":"` + base64.StdEncoding.EncodeToString([]byte(payload)) + `","p":"abcdefgh"}`
 		}
-		if err := eventstream.NewEncoder().Encode(&b, message); err != nil {
-			panic(err)
-		}
+		b = append(b, eventOf(kind, payload)...)
+	}
+	return b
+}
+
+// eventOf is one message of an AWS event stream.
+func eventOf(kind, payload string) []byte {
+	message := eventstream.Message{Payload: []byte(payload)}
+	header := func(name, value string) { message.Headers.Set(name, eventstream.StringValue(value)) }
+	if exception, ok := strings.CutPrefix(kind, "!"); ok {
+		header(":exception-type", exception)
+		header(":content-type", "application/json")
+		header(":message-type", "exception")
+	} else {
+		header(":event-type", kind)
+		header(":content-type", "application/json")
+		header(":message-type", "event")
+	}
+	var b bytes.Buffer
+	if err := eventstream.NewEncoder().Encode(&b, message); err != nil {
+		panic(err)
 	}
 	return b.Bytes()
 }
