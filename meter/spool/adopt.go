@@ -52,6 +52,7 @@ func (s *Spool) adoptFile(path string) (int64, error) {
 	case f.empty():
 		return 0, f.remove()
 	}
+	s.recall(f)
 	pending := f.counters.pending
 	err = s.do(task{before: func() {
 		s.mu.Lock()

@@ -59,6 +59,11 @@ type Options struct {
 	// 128 MiB. It also bounds what a relay that reads a long backlog keeps
 	// mapped.
 	SegmentBytes int64
+	// OnAdopt, if set, is called by Adopt for each record that a process which
+	// is gone appended in its last two minutes, newest first, before Peek
+	// returns them: whoever is offered the same again can know. It reads the
+	// record only until it returns.
+	OnAdopt func(record []byte)
 
 	pageSize int // for measurements
 }

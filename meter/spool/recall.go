@@ -1,0 +1,36 @@
+package spool
+
+import (
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+const (
+	// recallAge bounds how old records are that Options.OnAdopt is told of.
+	recallAge = 2 * time.Minute
+	// recallRecords bounds how many they are, of one file.
+	recallRecords = 1 << 17
+)
+
+// recall calls Options.OnAdopt for the newest records of an adopted file. What
+// cannot be read is for Peek to find.
+func (s *Spool) recall(f *file) {
+	if s.opts.OnAdopt == nil {
+		return
+	}
+	since := time.Now().Add(-recallAge)
+	_ = f.view(func(_ *bolt.Tx, records *bolt.Bucket) error {
+		c := records.Cursor()
+		key, v := c.Last()
+		for n := 0; key != nil && n < recallRecords; n++ {
+			record, at, err := parseValue(key, v)
+			if err != nil || at.Before(since) {
+				return nil
+			}
+			s.opts.OnAdopt(record)
+			key, v = c.Prev()
+		}
+		return nil
+	})
+}
