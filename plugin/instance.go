@@ -35,6 +35,7 @@ type instance struct {
 	deadLetter bool // exchanges without a customer go to the dead-letter topic
 	sink       sink
 	sequence   *sequence
+	plugin     string // Kong's id of it
 	problems   string
 	nextReport atomic.Int64 // Unix milliseconds
 }
@@ -77,6 +78,7 @@ func (p *process) compile(c *Config) (*instance, []error) {
 		binary:     c.Format == formatBinary,
 		dryRun:     c.DryRun,
 		deadLetter: c.Subject.OnMissing == string(meter.MissingDeadLetter),
+		plugin:     c.identity.PluginID,
 		topic:      connection.Topic,
 		source:     "/kong/" + connection.ClusterName + "/" + p.node,
 	}

@@ -35,6 +35,7 @@ var (
 var places = [...]place{
 	placeSpooled, placeNoMeter, placeNoSubject, placeDryRun, placeRepeated, placeSpoolFull, placeBusy, placeStopping,
 	placeDisk, placeSerialize, placeBadLog, placePanic,
+	placeWorkerQueueFull, placeWorkerLog, placeWorkerError, placeWorkerRefused, placeWorkerExit, placeGap,
 }
 
 // extraction is how reading the usage of an exchange ended. Each exchange that may be an LLM call ends in exactly one.
@@ -75,6 +76,11 @@ type ledger struct {
 	withoutStartTime    *metrics.Counter
 	withoutSubject      *metrics.Counter
 	usagesInconsistent  *metrics.Counter
+
+	batchesTaken    *metrics.Counter // of the Lua front: whose events are in the spool
+	batchesRepeated *metrics.Counter // that had been taken before
+	batchesLater    *metrics.Counter // that the spool could not take
+	workersLost     *metrics.Counter // of Kong, that are gone without goodbye
 }
 
 func newLedger() *ledger {
@@ -95,6 +101,11 @@ func newLedger() *ledger {
 		withoutStartTime:    set.NewCounter("kong_meter_exchanges_without_start_time_total"),
 		withoutSubject:      set.NewCounter("kong_meter_exchanges_without_subject_total"),
 		usagesInconsistent:  set.NewCounter("kong_meter_usages_inconsistent_total"),
+
+		batchesTaken:    set.NewCounter(`kong_meter_lane_batches_total{result="taken"}`),
+		batchesRepeated: set.NewCounter(`kong_meter_lane_batches_total{result="repeated"}`),
+		batchesLater:    set.NewCounter(`kong_meter_lane_batches_total{result="later"}`),
+		workersLost:     set.NewCounter("kong_meter_lane_workers_lost_total"),
 	}
 	for _, p := range places {
 		l.ends[p] = set.NewCounter(fmt.Sprintf("kong_meter_exchanges_total{outcome=%q,reason=%q}", p.outcome, p.reason))

@@ -88,6 +88,9 @@ func serve() error {
 		}
 	}
 	p.resume()
+	if _, err := p.serveLane(prefix); err != nil {
+		p.log.Error("the Lua front cannot hand anything over", "error", err)
+	}
 	go p.drainOnSignal()
 	return server.StartServer(func() any { return newConfig(p) }, version, priority)
 }
@@ -118,6 +121,7 @@ func (p *process) drainOnSignal() {
 	<-stop
 	ctx, cancel := context.WithTimeout(context.Background(), drainLimit)
 	defer cancel()
+	p.lane.close()
 	if err := p.close(ctx); err != nil {
 		p.log.Warn("stop; the next process publishes what is left in the spool", "error", err)
 	}

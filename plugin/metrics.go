@@ -14,7 +14,7 @@ import (
 // metricsHelp says what each metric counts.
 var metricsHelp = []struct{ name, help string }{
 	{"kong_meter_exchanges_observed_total", "Exchanges that Kong handed over."},
-	{"kong_meter_exchanges_total", "Where they ended, by `outcome` and `reason`: spooled, skipped (no_meter, no_subject, dry_run, repeated), dropped (spool_full, busy, stopping), failed (disk, serialize, bad_log, panic)."},
+	{"kong_meter_exchanges_total", "Where they ended, by `outcome` and `reason`: spooled, skipped (no_meter, no_subject, dry_run, repeated), dropped (spool_full, busy, stopping; on the Lua front also worker_queue_full, worker_log, worker_error, worker_refused, worker_exit, gap), failed (disk, serialize, bad_log, panic)."},
 	{"kong_meter_exchanges_under_way", "Exchanges that have no end yet: 0 whenever it is quiet."},
 	{"kong_meter_exchanges_without_request_id_total", "Exchanges whose id is a hash of Kong's log (Kong before 3.5)."},
 	{"kong_meter_exchanges_without_start_time_total", "Exchanges whose time is that of their recording."},
@@ -27,6 +27,8 @@ var metricsHelp = []struct{ name, help string }{
 	{"kong_meter_dimensions_truncated_total", "Dimensions of more than 256 bytes: cut."},
 	{"kong_meter_config_problems_total", "Problems of configurations that Kong's schema accepted."},
 	{"kong_meter_handovers_late_total", "Exchanges that Kong was not kept waiting for, because the disk took longer than 2 s."},
+	{"kong_meter_lane_batches_total", "Batches of exchanges from the Lua front, by `result`: taken, repeated (sent again, and taken before), later (the spool could not take them, and the worker keeps them)."},
+	{"kong_meter_lane_workers_lost_total", "Workers of Kong that are gone without goodbye: what they had queued is lost, and how much that was is not known."},
 	{"kong_meter_records_total", "Records, one for each event, by `outcome`: spooled, published, dead_lettered, rejected, evicted, set_aside."},
 	{"kong_meter_spool_pending_records", "Records that Kafka does not have yet."},
 	{"kong_meter_spool_pending_bytes", "Their bytes."},

@@ -72,7 +72,7 @@ func (l *pipeline) open() error {
 		if l.queue.WhenFull == "drop_oldest" {
 			whenFull = spool.DropOldest
 		}
-		s, err := spool.Open(l.dir, spool.Options{MaxBytes: int64(l.queue.MaxBytes), WhenFull: whenFull})
+		s, err := spool.Open(l.dir, spool.Options{MaxBytes: int64(l.queue.MaxBytes), WhenFull: whenFull, OnAdopt: l.p.recall})
 		if err != nil {
 			return fmt.Errorf("events cannot be kept and are lost until this is mended: %w", err)
 		}
@@ -113,6 +113,35 @@ func (l *pipeline) adopt(ctx context.Context, s *spool.Spool) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+	}
+}
+
+// adoptNow adopts at once: what a process that is gone had spooled is known then.
+func (l *pipeline) adoptNow() {
+	l.mu.Lock()
+	s := l.spool
+	l.mu.Unlock()
+	if s == nil {
+		return
+	}
+	if _, err := s.Adopt(); err != nil {
+		l.p.log.Warn("adopt the spool of a process that is gone", "error", err)
+	}
+}
+
+// recall remembers the exchange of a record that a process which is gone had spooled: what that process did not live to
+// acknowledge is handed over to this one again.
+func (p *process) recall(record []byte) {
+	r, err := relay.ParseRecord(record)
+	if err != nil {
+		return
+	}
+	for _, h := range r.Headers {
+		if h.Key == "ce_id" {
+			id, _, _ := strings.Cut(string(h.Value), "/")
+			p.recent.add(id)
+			return
 		}
 	}
 }

@@ -40,6 +40,8 @@ type process struct {
 
 	problems []error // of the file: every instance that uses it reports them
 
+	lane *laneServer // nil until it serves
+
 	mu        sync.Mutex
 	pipelines map[string]*pipeline
 	sequences map[string]*sequence

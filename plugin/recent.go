@@ -48,6 +48,23 @@ func (r *recent) claim(id string) (done func(), first <-chan struct{}) {
 	}, nil
 }
 
+// has reports whether id was taken.
+func (r *recent) has(id string) bool {
+	key := recentKey(id)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, fresh := r.generation[key]
+	_, old := r.older[key]
+	return fresh || old
+}
+
+// add makes id one that was taken.
+func (r *recent) add(id string) {
+	if done, _ := r.claim(id); done != nil {
+		done()
+	}
+}
+
 // recentKey is the id itself, which Kong makes of 16 bytes in hexadecimal, or a hash of any other.
 func recentKey(id string) (key [16]byte) {
 	if len(id) == 2*len(key) {

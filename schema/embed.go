@@ -35,6 +35,7 @@ const (
 	typeAPIRequest = "kong.api_request"
 	typeLLMRequest = "kong.llm_request"
 	typeLLMUsage   = "kong.llm_usage"
+	typeGap        = "kong.metering_gap"
 	typeOther      = "event" // stands for the event types that users name
 )
 
@@ -48,10 +49,10 @@ var Config = sync.OnceValue(func() *Field {
 })
 
 // DataSchema returns the URN of the schema of data for an event type: the value of the CloudEvents attribute
-// dataschema. Every event type that is not one of the presets' has flat data of whatever its meters name.
+// dataschema. Every event type that is not one of the presets' or ours has flat data of whatever its meters name.
 func DataSchema(eventType string) string {
 	switch eventType {
-	case typeAPIRequest, typeLLMRequest, typeLLMUsage:
+	case typeAPIRequest, typeLLMRequest, typeLLMUsage, typeGap:
 		return urnPrefix + eventType + ":1"
 	default:
 		return urnPrefix + typeOther + ":1"

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 )
 
 // Reader reads what a worker sends. Its memory grows with what has arrived, not with what was announced, and never beyond
@@ -281,4 +282,23 @@ func AppendError(b []byte, err error) []byte {
 		b = append(b, c)
 	}
 	return append(b, '\n')
+}
+
+// ParseLost reads a line of the file in which workers leave word of what they lost when they exited: HELLO, with the
+// worker's name, and the DROP lines that follow it.
+func ParseLost(line string) (*Drop, *Hello, error) {
+	d := NewReader(strings.NewReader(line + "\n"))
+	if strings.HasPrefix(line, "DROP ") {
+		drop, err := d.drop()
+		return &drop, nil, err
+	}
+	m, err := d.Message()
+	if err != nil {
+		return nil, nil, err
+	}
+	h, ok := m.(*Hello)
+	if !ok {
+		return nil, nil, fmt.Errorf("%w: %.32q among what was lost", ErrProtocol, line)
+	}
+	return nil, h, nil
 }

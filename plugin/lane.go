@@ -1,0 +1,320 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"kafka-metering/plugin/lane"
+)
+
+const (
+	// laneSocket is the lane's socket in Kong's prefix, laneLost the file in which workers leave word of what they lost.
+	laneSocket = pluginName + ".lane.socket"
+	laneLost   = pluginName + ".lane.lost"
+	// laneInterval is how often the socket's path and that file are looked at.
+	laneInterval = time.Second
+	// laneReadLimit bounds how long a worker may take to send a batch that it has begun.
+	laneReadLimit = 30 * time.Second
+)
+
+// laneServer is the process's end of the Lua front: it takes the workers' batches and acknowledges each when its events are
+// in the spool. Package lane describes the protocol.
+//
+// What a worker sends again, because the acknowledgement did not reach it, becomes no second event: this process knows the
+// numbers of the batches that it took, and the ids of the exchanges in the spools that it adopted from processes that are
+// gone. Exchanges without an id (Kong before 3.5) are recognised by the number alone.
+type laneServer struct {
+	p      *process
+	prefix string
+
+	mu        sync.Mutex
+	listener  *net.UnixListener
+	socket    os.FileInfo
+	sessions  map[net.Conn]struct{}
+	workers   map[string]*laneWorker
+	instances map[string]*laneInstance // by their configuration
+	stopping  bool
+	stop      chan struct{}
+	running   sync.WaitGroup
+}
+
+// laneInstance is an instance that connections share.
+type laneInstance struct {
+	*instance
+	started sync.Once
+	config  *Config
+
+	users int  // connections; guarded by laneServer.mu
+	ready bool // started; likewise
+}
+
+// serveLane begins to listen in p's prefix. The socket appears there under its name only when it listens and has its mode,
+// in place of what was there before: of an earlier process that is still about, whose connections go on.
+func (p *process) serveLane(prefix string) (*laneServer, error) {
+	l := &laneServer{
+		p: p, prefix: prefix, sessions: map[net.Conn]struct{}{}, workers: map[string]*laneWorker{},
+		instances: map[string]*laneInstance{}, stop: make(chan struct{}),
+	}
+	p.lane = l
+	if err := l.listen(); err != nil {
+		return l, err
+	}
+	l.running.Go(l.watch)
+	return l, nil
+}
+
+func (l *laneServer) listen() error {
+	path := filepath.Join(l.prefix, laneSocket)
+	fresh := fmt.Sprintf("%s.%d", path, os.Getpid())
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("listen for Kong's workers: %w", err)
+	}
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: fresh, Net: "unix"})
+	if err != nil {
+		return fmt.Errorf("listen for Kong's workers: %w", err)
+	}
+	listener.SetUnlinkOnClose(false) // the name is another's then
+	err = os.Chmod(fresh, 0o660)
+	var socket os.FileInfo
+	if err == nil {
+		socket, err = os.Stat(fresh)
+	}
+	if err == nil {
+		err = os.Rename(fresh, path)
+	}
+	if err != nil {
+		listener.Close()
+		return fmt.Errorf("listen for Kong's workers: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stopping {
+		return listener.Close()
+	}
+	l.listener, l.socket = listener, socket
+	l.running.Go(func() { l.accept(listener) })
+	return nil
+}
+
+// watch puts the socket back where somebody has removed it, and reads what workers left word of.
+func (l *laneServer) watch() {
+	tick := time.NewTicker(laneInterval)
+	defer tick.Stop()
+	for {
+		l.readLost()
+		select {
+		case <-l.stop:
+			return
+		case <-tick.C:
+		}
+		if _, err := os.Stat(filepath.Join(l.prefix, laneSocket)); errors.Is(err, os.ErrNotExist) {
+			l.mu.Lock()
+			old := l.listener
+			l.mu.Unlock()
+			if err := l.listen(); err != nil {
+				l.p.log.Error("the lane's socket was removed", "error", err)
+			} else {
+				old.Close() // nobody can reach it any more
+			}
+		}
+	}
+}
+
+func (l *laneServer) accept(listener *net.UnixListener) {
+	for {
+		conn, err := listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // no file descriptors, most likely
+			l.p.log.Error("accept a worker's connection", "error", err)
+			select {
+			case <-l.stop:
+				return
+			case <-time.After(100 * time.Millisecond):
+			}
+			continue
+		}
+		l.mu.Lock()
+		if l.stopping {
+			l.mu.Unlock()
+			conn.Close()
+			return
+		}
+		l.sessions[conn] = struct{}{}
+		l.running.Go(func() { l.serve(conn) })
+		l.mu.Unlock()
+	}
+}
+
+// close takes no more batches, and returns when those that were being taken are in the spool and acknowledged. What comes
+// later the workers keep for the next process.
+func (l *laneServer) close() {
+	l.mu.Lock()
+	if !l.stopping {
+		l.stopping = true
+		close(l.stop)
+		if l.listener != nil {
+			l.listener.Close()
+		}
+	}
+	for conn := range l.sessions {
+		_ = conn.SetReadDeadline(time.Now()) // a session that waits for a message ends; one that commits, after its answer
+	}
+	l.mu.Unlock()
+	l.running.Wait()
+}
+
+// serve is one connection.
+func (l *laneServer) serve(conn net.Conn) {
+	s := &laneSession{l: l, conn: conn, reader: lane.NewReader(conn), instances: map[int64]*laneInstance{}}
+	err := s.run()
+	l.mu.Lock()
+	delete(l.sessions, conn)
+	stopping := l.stopping
+	for _, in := range s.instances {
+		l.release(in)
+	}
+	l.mu.Unlock()
+	if errors.Is(err, lane.ErrProtocol) {
+		_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
+		_, _ = conn.Write(lane.AppendError(nil, err))
+		l.p.log.Error("the lane", "error", err)
+	}
+	conn.Close()
+	if s.worker != nil {
+		s.worker.leave(s.bye || stopping)
+	}
+}
+
+// laneSession is a connection of a worker.
+type laneSession struct {
+	l         *laneServer
+	conn      net.Conn
+	reader    *lane.Reader
+	worker    *laneWorker
+	instances map[int64]*laneInstance // by the worker's numbers
+	bye       bool
+}
+
+func (s *laneSession) run() error {
+	for {
+		m, err := s.reader.Message()
+		if err != nil {
+			return quiet(err)
+		}
+		if _, first := m.(*lane.Hello); first == (s.worker != nil) {
+			return fmt.Errorf("%w: HELLO is the first message of a connection, and no other", lane.ErrProtocol)
+		}
+		s.bye = false
+		var answer []byte
+		switch m := m.(type) {
+		case *lane.Hello:
+			s.worker = s.l.join(m)
+			answer = lane.AppendOK(nil, lane.Version)
+		case *lane.Config:
+			answer = s.register(m)
+		case *lane.Batch:
+			if err := s.take(m); err != nil {
+				return quiet(err)
+			}
+			answer = lane.AppendOK(nil, m.Number)
+		case lane.Bye:
+			s.bye = true
+		}
+		if _, err := s.conn.Write(answer); err != nil {
+			return nil //nolint:nilerr // the worker is gone, and sends again what it has no answer to
+		}
+	}
+}
+
+// quiet returns an error that is worth a line in the log: not that a worker, or this process, ended the connection.
+func quiet(err error) error {
+	if errors.Is(err, lane.ErrProtocol) {
+		return err
+	}
+	return nil
+}
+
+// register answers a configuration with what it needs.
+func (s *laneSession) register(c *lane.Config) []byte {
+	in := s.l.instance(c.JSON)
+	s.l.mu.Lock()
+	if old := s.instances[c.ID]; old != nil {
+		s.l.release(old)
+	}
+	s.instances[c.ID] = in
+	s.l.mu.Unlock()
+	needs := lane.Needs{Log: in.program.LogPaths(), Body: lane.BodyNone, Problems: in.problems}
+	switch {
+	case in.program.ReadsBody():
+		needs.Body = lane.BodyAny
+	case in.program.ReadsLLM():
+		needs.Body = lane.BodyLLM
+	}
+	return needs.Append(nil)
+}
+
+// instance returns the instance of a configuration, which the caller must release.
+func (l *laneServer) instance(config []byte) *laneInstance {
+	l.mu.Lock()
+	in := l.instances[string(config)]
+	if in == nil {
+		in = &laneInstance{config: newConfig(l.p)}
+		l.instances[string(config)] = in
+	}
+	in.users++
+	l.mu.Unlock()
+	in.started.Do(func() {
+		_ = in.config.UnmarshalJSON(config) // its problems are reported, it refuses nothing
+		in.instance = l.p.newInstance(in.config)
+		l.mu.Lock()
+		in.ready = true
+		l.mu.Unlock()
+	})
+	return in
+}
+
+// release gives up an instance. The caller holds mu.
+func (l *laneServer) release(in *laneInstance) {
+	if in.users--; in.users > 0 {
+		return
+	}
+	for key, other := range l.instances {
+		if other == in {
+			delete(l.instances, key)
+		}
+	}
+}
+
+// take reads a batch to its end and commits it. An error leaves it to the worker, which sends it again.
+func (s *laneSession) take(b *lane.Batch) error {
+	_ = s.conn.SetReadDeadline(time.Now().Add(laneReadLimit))
+	l := &laneBatch{batch: b, session: s}
+	known := s.worker.has(b.Number)
+	var x lane.Exchange
+	for range b.Entries {
+		if err := s.reader.Exchange(&x); err != nil {
+			return err
+		}
+		in := s.instances[x.Config]
+		if in == nil {
+			return fmt.Errorf("%w: an exchange of configuration %d, which this connection has not registered", lane.ErrProtocol, x.Config)
+		}
+		l.last = max(l.last, x.Number)
+		if !known {
+			l.exchanges = append(l.exchanges, in.observe(&x))
+		}
+	}
+	s.l.mu.Lock()
+	if !s.l.stopping { // else the deadline stands that ends the session after this batch
+		_ = s.conn.SetReadDeadline(time.Time{})
+	}
+	s.l.mu.Unlock()
+	return s.worker.commit(l)
+}

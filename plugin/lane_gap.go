@@ -1,0 +1,186 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"kafka-metering/meter"
+	"kafka-metering/plugin/lane"
+	"kafka-metering/schema"
+)
+
+// typeGap is the type of the events that say what was not metered.
+const typeGap = "kong.metering_gap"
+
+// Reasons of a gap that no worker reports.
+const (
+	reasonGap        = "gap"         // numbers of exchanges that nobody has seen or heard of
+	reasonWorkerLost = "worker_lost" // a worker died; how many exchanges it had is not known
+)
+
+// The places of exchanges that never came.
+var (
+	placeWorkerQueueFull = place{"dropped", "worker_queue_full"} // the process was away, or slow, for too long
+	placeWorkerLog       = place{"dropped", "worker_log"}        // Kong's log could not be encoded, or is too long
+	placeWorkerError     = place{"dropped", "worker_error"}      // the Lua front failed
+	placeWorkerRefused   = place{"dropped", "worker_refused"}    // the process answered with an error
+	placeWorkerExit      = place{"dropped", "worker_exit"}       // a worker exited while the process was away
+	placeGap             = place{"dropped", reasonGap}
+)
+
+// dropPlaces are the places of the reasons that workers give.
+var dropPlaces = [...]place{placeWorkerQueueFull, placeWorkerLog, placeWorkerError, placeWorkerRefused, placeWorkerExit}
+
+// placeOfDrop returns the place of a worker's reason. One that is not known, of another version, is an error of the front.
+func placeOfDrop(reason string) place {
+	for _, p := range dropPlaces {
+		if p.reason == reason {
+			return p
+		}
+	}
+	return placeWorkerError
+}
+
+// lose counts exchanges that never came.
+func (l *ledger) lose(p place, n int64) {
+	l.observed.AddInt64(n)
+	l.ends[p].AddInt64(n)
+}
+
+// gap is the data of an event of [typeGap].
+type gap struct {
+	Exchanges int64  `json:"exchanges,omitempty"` // 0: how many is not known
+	Reason    string `json:"reason"`
+	Worker    string `json:"worker"`
+	Plugin    string `json:"plugin_id,omitempty"`
+}
+
+// gapEvent is a gap that is told through an instance.
+type gapEvent struct {
+	in  *instance
+	gap gap
+	id  string
+}
+
+// records returns the event's record. Its subject is the source: nobody is billed for it.
+func (g gapEvent) records() [][]byte {
+	data, err := json.Marshal(g.gap)
+	if err != nil {
+		panic("bug: " + err.Error())
+	}
+	now := meter.FormatTime(g.in.process.now())
+	e := meter.Event{
+		ID: g.id, Source: g.in.source, Type: typeGap, Subject: g.in.source, Time: now, DataSchema: schema.DataSchema(typeGap),
+		Sequence: g.in.sequence.format(g.in.sequence.take(1)), RecordedTime: now, Data: data,
+	}
+	return encodeRecords([]meter.Event{e}, g.in.topic, "", g.in.binary)
+}
+
+// gaps returns the events that tell of a batch's drops, and of the exchanges that are missing.
+func (w *laneWorker) gaps(b *laneBatch, missing int64, sinks []*instance) []gapEvent {
+	var events []gapEvent
+	for i, d := range b.batch.Drops {
+		g := gap{Exchanges: d.Count, Reason: placeOfDrop(d.Reason).reason, Worker: w.name, Plugin: d.Plugin}
+		events = append(events, eventsOf(g, fmt.Sprintf("%s-%d-%d", w.name, b.batch.Number, i), sinks)...)
+	}
+	if missing > 0 {
+		w.l.p.log.Error("exchanges of a worker are missing; please report this", "worker", w.name, "exchanges", missing, "before", b.last)
+		g := gap{Exchanges: missing, Reason: reasonGap, Worker: w.name}
+		events = append(events, eventsOf(g, fmt.Sprintf("%s-%d-gap", w.name, b.batch.Number), sinks)...)
+	}
+	return events
+}
+
+// eventsOf returns one event for each topic that a gap concerns: the plugin's, or every one.
+func eventsOf(g gap, id string, sinks []*instance) []gapEvent {
+	if g.Plugin == "-" {
+		g.Plugin = ""
+	}
+	if i := slices.IndexFunc(sinks, func(in *instance) bool { return g.Plugin != "" && in.plugin == g.Plugin }); i >= 0 {
+		sinks = sinks[i : i+1]
+	}
+	var events []gapEvent
+	for _, in := range sinks {
+		told := slices.ContainsFunc(events, func(e gapEvent) bool {
+			return e.in.sink == in.sink && e.in.topic == in.topic && e.in.source == in.source
+		})
+		if !in.dryRun && !told {
+			events = append(events, gapEvent{in: in, gap: g, id: id + "/" + typeGap})
+		}
+	}
+	return events
+}
+
+// sinks returns the instances of a session.
+func (s *laneSession) sinks() []*instance {
+	all := make([]*instance, 0, len(s.instances))
+	for _, in := range s.instances {
+		all = append(all, in.instance)
+	}
+	return all
+}
+
+// report tells of a gap outside a batch.
+func (l *laneServer) report(g gap, id string, sinks []*instance) {
+	for _, e := range eventsOf(g, g.Worker+"-"+id, sinks) {
+		if err := e.in.sink.Enqueue(e.records(), func(error) {}); err != nil {
+			l.p.log.Error("an event of a gap is lost; the metric has it", "error", err)
+		}
+	}
+}
+
+// readLost takes in what workers that exited while the process was away left word of.
+func (l *laneServer) readLost() {
+	l.mu.Lock()
+	var sinks []*instance
+	for _, in := range l.instances {
+		if in.ready {
+			sinks = append(sinks, in.instance)
+		}
+	}
+	l.mu.Unlock()
+	if len(sinks) == 0 {
+		return // there is no topic yet that could be told
+	}
+	path := filepath.Join(l.prefix, laneLost)
+	taken := fmt.Sprintf("%s.%d", path, os.Getpid())
+	if err := os.Rename(path, taken); err != nil {
+		if !errors.Is(err, os.ErrNotExist) {
+			l.p.log.Error("read what workers lost", "error", err)
+		}
+		return
+	}
+	text, err := os.ReadFile(taken)
+	if err == nil {
+		err = os.Remove(taken)
+	}
+	if err != nil {
+		l.p.log.Error("read what workers lost", "error", err)
+	}
+	worker, n := "unknown", 0
+	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); n++ {
+		d, hello, err := lane.ParseLost(lines.Text())
+		switch {
+		case err != nil:
+			l.p.log.Error("read what workers lost", "error", err)
+		case hello != nil:
+			worker = hello.Worker
+		default:
+			p := placeOfDrop(d.Reason)
+			l.p.ledger.lose(p, d.Count)
+			l.report(gap{Exchanges: d.Count, Reason: p.reason, Worker: worker, Plugin: d.Plugin}, fmt.Sprintf("exit-%d", n), sinks)
+		}
+	}
+}
+
+func (l *laneServer) isStopping() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.stopping
+}

@@ -1,0 +1,283 @@
+package main
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"kafka-metering/meter/spool"
+	"kafka-metering/plugin/lane"
+)
+
+const (
+	// laneGrace is how long a worker whose connection ended may take to come back, before it counts as lost.
+	laneGrace = 10 * time.Second
+	// laneMemory is how long a worker is remembered that has no connection.
+	laneMemory = time.Hour
+)
+
+// laneWorker is what this process knows of one of Kong's workers.
+type laneWorker struct {
+	l    *laneServer
+	name string
+
+	commits sync.Mutex // one batch at a time
+
+	mu          sync.Mutex
+	account     *lane.Account
+	batch       int64 // the last that was taken
+	number      int64 // the last exchange of it
+	connections int
+	away        *time.Timer // since the last connection ended
+	sinks       []*instance // of its last connection: where word of a gap goes that has no plugin
+}
+
+// join returns the worker that says hello.
+func (l *laneServer) join(h *lane.Hello) *laneWorker {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w := l.workers[h.Worker]
+	if w == nil {
+		w = &laneWorker{l: l, name: h.Worker, account: lane.NewAccount(h), number: h.Counted}
+		l.workers[h.Worker] = w
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.connections++
+	if w.away != nil {
+		w.away.Stop()
+	}
+	return w
+}
+
+// leave ends a connection. A worker that said goodbye, or that lost a process which stops, is expected to be away.
+func (w *laneWorker) leave(expected bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.connections--; w.connections > 0 {
+		return
+	}
+	if expected {
+		w.away = time.AfterFunc(laneMemory, w.forget)
+	} else {
+		w.away = time.AfterFunc(laneGrace, w.lose)
+	}
+}
+
+// lose reports a worker that died, with what was in its queue.
+func (w *laneWorker) lose() {
+	w.mu.Lock()
+	gone, sinks := w.connections == 0, w.sinks
+	if gone {
+		w.away = time.AfterFunc(laneMemory, w.forget)
+	}
+	w.mu.Unlock()
+	if !gone || w.l.isStopping() {
+		return
+	}
+	w.l.p.ledger.workersLost.Inc()
+	w.l.p.log.Warn("a worker is gone without goodbye: what it had not handed over is lost", "worker", w.name)
+	w.l.report(gap{Worker: w.name, Reason: reasonWorkerLost}, "lost", sinks)
+}
+
+// forget drops the worker.
+func (w *laneWorker) forget() {
+	w.l.mu.Lock()
+	defer w.l.mu.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.connections == 0 {
+		delete(w.l.workers, w.name)
+	}
+}
+
+// has reports whether the worker's batch has been taken.
+func (w *laneWorker) has(batch int64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return batch <= w.batch
+}
+
+// laneBatch is a batch that was read to its end.
+type laneBatch struct {
+	session   *laneSession
+	batch     *lane.Batch
+	exchanges []laneExchange
+	last      int64 // the highest number of its exchanges
+}
+
+// commit puts the batch's events into the spool, and returns when they are there and every exchange has its place in the
+// ledger. An error leaves the batch to the worker, which sends it again: the spool cannot take it now. What of it was taken
+// all the same is remembered by its ids.
+func (w *laneWorker) commit(b *laneBatch) error {
+	w.commits.Lock()
+	defer w.commits.Unlock()
+	ledger := w.l.p.ledger
+	if w.has(b.batch.Number) {
+		ledger.batchesRepeated.Inc()
+		return nil
+	}
+	if b.batch.Again {
+		b.skipKnown(w.l.p)
+	}
+	var drops int64
+	for _, d := range b.batch.Drops {
+		drops += d.Count
+	}
+	w.mu.Lock()
+	account := *w.account
+	w.mu.Unlock()
+	missing := account.Batch(int64(b.batch.Entries), drops, b.last)
+
+	sinks := b.session.sinks()
+	gaps := w.gaps(b, missing, sinks)
+	places, err := b.spool(gaps)
+	if err != nil {
+		ledger.batchesLater.Inc()
+		w.l.p.log.Warn("a worker's batch cannot be taken now", "worker", w.name, "error", err)
+		return err
+	}
+	for i := range b.exchanges {
+		ledger.open().end(places[i])
+	}
+	for _, d := range b.batch.Drops {
+		ledger.lose(placeOfDrop(d.Reason), d.Count)
+	}
+	ledger.lose(placeGap, missing)
+	ledger.batchesTaken.Inc()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	*w.account, w.batch, w.number, w.sinks = account, b.batch.Number, max(w.number, b.last), sinks
+	return nil
+}
+
+// skipKnown finds the exchanges whose events a process that is gone had put into its spool before it could say so.
+func (b *laneBatch) skipKnown(p *process) {
+	for _, in := range b.session.sinks() {
+		if l, ok := in.sink.(*pipeline); ok {
+			l.adoptNow()
+		}
+	}
+	for i := range b.exchanges {
+		if e := &b.exchanges[i]; e.id != "" && p.recent.has(e.id) {
+			e.end = placeRepeated
+		}
+	}
+}
+
+// spool hands all events over and waits until they are durable. places are where the exchanges end.
+func (b *laneBatch) spool(gaps []gapEvent) (places []place, err error) {
+	places = make([]place, len(b.exchanges))
+	var groups []*handOver
+	groupOf := func(s sink) *handOver {
+		for _, g := range groups {
+			if g.sink == s {
+				return g
+			}
+		}
+		g := &handOver{sink: s}
+		groups = append(groups, g)
+		return g
+	}
+	for i := range b.exchanges {
+		e := &b.exchanges[i]
+		places[i] = e.end
+		if e.end == placeSpooled {
+			groupOf(e.in.sink).add(i, e.in.encode(&e.result))
+		}
+	}
+	for _, g := range gaps {
+		groupOf(g.in.sink).add(-1, g.records())
+	}
+	for _, g := range groups {
+		g.start()
+	}
+	var errs []error
+	for _, g := range groups {
+		g.wait()
+		for n, i := range g.exchanges {
+			switch err := g.errs[n]; {
+			case i < 0: // word of a gap; the metric has it
+			case isForGood(err):
+				places[i] = placeOf(err)
+			default:
+				errs = append(errs, err)
+			}
+		}
+	}
+	if len(errs) == 0 {
+		return places, nil
+	}
+	// The worker sends all of it again: what is in the spool already must be known by then.
+	recent := b.session.l.p.recent
+	for _, g := range groups {
+		for n, i := range g.exchanges {
+			if i >= 0 && g.errs[n] == nil && b.exchanges[i].id != "" {
+				recent.add(b.exchanges[i].id)
+			}
+		}
+	}
+	return nil, errs[0]
+}
+
+// isForGood reports whether a hand-over has ended, well or badly: the administrator's bound is not a passing trouble, as a
+// full disk is, which the worker can wait out.
+func isForGood(err error) bool {
+	return err == nil || errors.Is(err, spool.ErrFull) || errors.Is(err, spool.ErrTooLarge)
+}
+
+// handOver is what one sink gets of a batch.
+type handOver struct {
+	sink      sink
+	exchanges []int // indexes into the batch
+	records   [][][]byte
+	errs      []error
+	done      sync.WaitGroup
+}
+
+func (g *handOver) add(exchange int, records [][]byte) {
+	g.exchanges, g.records = append(g.exchanges, exchange), append(g.records, records)
+}
+
+// start hands all records over at once, or, where they do not fit, exchange by exchange.
+func (g *handOver) start() {
+	g.errs = make([]error, len(g.exchanges))
+	n := 0
+	for _, r := range g.records {
+		n += len(r)
+	}
+	all := make([][]byte, 0, n)
+	for _, r := range g.records {
+		all = append(all, r...)
+	}
+	err := g.enqueue(all, func(err error) {
+		for i := range g.errs {
+			g.errs[i] = err
+		}
+	})
+	if err == nil {
+		return
+	}
+	for i, r := range g.records {
+		if errors.Is(err, spool.ErrFull) || errors.Is(err, spool.ErrTooLarge) {
+			g.errs[i] = g.enqueue(r, func(err error) { g.errs[i] = err })
+		} else {
+			g.errs[i] = err
+		}
+	}
+}
+
+// enqueue calls done when the records are durable, or it is known that they will not be.
+func (g *handOver) enqueue(records [][]byte, done func(error)) error {
+	g.done.Add(1)
+	err := g.sink.Enqueue(records, func(err error) {
+		done(err)
+		g.done.Done()
+	})
+	if err != nil {
+		g.done.Done()
+	}
+	return err
+}
+
+func (g *handOver) wait() { g.done.Wait() }
