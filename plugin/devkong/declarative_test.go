@@ -174,7 +174,9 @@ services:
   - {name: host, paths: [/a], hosts: [api.example.com]}
   - {name: wild, paths: [/w], hosts: ["*.example.com"]}
   - {name: header, paths: [/a], headers: {x-version: [two]}}
-  - {name: expression, paths: ['~/r/\d+']}
+  - {name: prefix, paths: [/r/long/prefix]}
+  - {name: expression, paths: ['~/r/\d+', '~/r/l']}
+  - {name: one, paths: [/w], hosts: [one.example.com]}
 - name: based
   url: http://h/base
   routes: [{name: stripped, paths: [/s]}, {name: kept, paths: [/k], strip_path: false}]
@@ -198,6 +200,8 @@ services:
 		{"GET /a", "h", "Two", "header", "/"},
 		{"GET /r/42/x", "h", "", "expression", "/x"},
 		{"GET /r/x", "h", "", "", ""},
+		{"GET /r/long/prefix", "h", "", "expression", "/ong/prefix"},
+		{"GET /w", "one.example.com", "", "one", "/"},
 		{"GET /s", "h", "", "stripped", "/base"},
 		{"GET /s/", "h", "", "stripped", "/base/"},
 		{"GET /s/x%2Fy", "h", "", "stripped", "/base/x%2Fy"},

@@ -14,6 +14,9 @@
 //   - the plugin server's process: -dump, start, respawn, SIGTERM and soon SIGKILL.
 //
 // It does not imitate: other plugins, TLS, HTTP/2, gRPC, WebSocket, upstreams with targets, the Admin API, databases,
-// workspaces, expression routes, consumer groups, vaults, Kong's limit of 100 headers and query arguments, and the PDK
-// calls that change a request or a response. Requests that the HTTP parser refuses (400) never reach the Log phase.
+// workspaces, expression routes, consumer groups, vaults, services' connect_timeout and write_timeout, the normalisation of
+// paths, Kong's limit of 100 headers and query arguments, and the PDK calls that change a request or a response. Requests
+// that the HTTP parser refuses (400) never reach the Log phase.
+//
+// Recordings can also be played to a plugin server, without a stand-in: see ReadRecording and Recording.Replay.
 package devkong

@@ -1,6 +1,7 @@
 package devkong
 
 import (
+	"bufio"
 	"errors"
 	"io"
 	"net"
@@ -53,7 +54,7 @@ func TestAPoolKeepsTheConnectionsUsedLast(t *testing.T) {
 	put := func() *conn {
 		here, there := net.Pipe()
 		others = append(others, there)
-		c := &conn{Conn: here}
+		c := &conn{Conn: here, r: bufio.NewReader(here)}
 		p.put(c)
 		return c
 	}
@@ -68,6 +69,14 @@ func TestAPoolKeepsTheConnectionsUsedLast(t *testing.T) {
 	last := put()
 	if !closed(0) {
 		t.Error("the oldest connection did not make room")
+	}
+	if p.take() != last {
+		t.Error("the connection used last is not the first one taken")
+	}
+	p.put(last)
+	last.idle = last.idle.Add(-poolIdle - time.Second)
+	if got := p.take(); got == last || got == nil {
+		t.Error("a connection that was idle for too long is used")
 	}
 	p.close()
 	if !closed(1) || !closed(len(others)-1) || p.take() != nil {

@@ -57,9 +57,6 @@ func (k *keyAuth) access(t *transaction) (refusal string) {
 	if !k.preflight && t.r.Method == "OPTIONS" {
 		return ""
 	}
-	if k.anonymous != "" && t.credential != nil {
-		return ""
-	}
 	refusal = k.authenticate(t)
 	if refusal == "" || k.anonymous == "" {
 		return refusal

@@ -150,10 +150,23 @@ func TestAProcessThatDoesNotEndIsKilledAfterTheGrace(t *testing.T) {
 	}
 }
 
-func TestCloseWaitsForTheLogPhases(t *testing.T) {
-	f := startKong(t, "log", answer("hello"))
+func TestCloseWaitsForRequestsAndLogPhases(t *testing.T) {
+	finish, asked := make(chan struct{}), make(chan struct{})
+	f := startKong(t, "log", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/base/slow" {
+			close(asked)
+			<-finish
+		}
+		_, _ = io.WriteString(w, "hello")
+	})
 	f.get("/open")
 	e := f.probe.next("log")
+	slow := later(t, func() {
+		if _, body := f.get("/open/slow"); body != "hello" {
+			t.Errorf("the request that was running got %q", body)
+		}
+	})
+	<-asked
 	closed := make(chan struct{})
 	wait := later(t, func() {
 		defer close(closed)
@@ -173,10 +186,13 @@ func TestCloseWaitsForTheLogPhases(t *testing.T) {
 		t.Error("it is closed while a Log phase is running")
 	default:
 	}
+	close(finish)
+	slow()
+	f.probe.next("log").end("return")
 	e.must("Response.GetStatus")
 	e.end("return")
 	wait()
-	if got := f.Stats(); got.Delivered != 1 {
+	if got := f.Stats(); got.Delivered != 2 {
 		t.Errorf("%+v", got)
 	}
 }

@@ -186,6 +186,25 @@ func TestAKeyNamesItsConsumer(t *testing.T) {
 	}
 }
 
+func TestBufferedAnUpstreamThatFailsHasAStatusAndNoBody(t *testing.T) {
+	f := startKong(t, allPhases, hang)
+	wait := later(t, func() {
+		if resp, _ := f.get("/refusing"); resp.StatusCode != http.StatusBadGateway {
+			t.Errorf("status %d", resp.StatusCode)
+		}
+	})
+	f.probe.next("access").end("return")
+	wait()
+	e := f.probe.next("log") // without a response phase
+	if doc := e.document(); doc["upstream_status"] != 502.0 || doc["source"] != "kong" {
+		t.Errorf("upstream_status %#v, source %v", doc["upstream_status"], doc["source"])
+	}
+	if _, err := e.ask("ServiceResponse.GetRawBody"); err == nil {
+		t.Error("there is a body")
+	}
+	e.end("return")
+}
+
 func TestAClientThatGoesAwayIsLogged(t *testing.T) {
 	f := startKong(t, "log", func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, "begin")
