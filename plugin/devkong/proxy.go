@@ -74,6 +74,14 @@ func (k *Kong) resolve(ctx context.Context, s *Service) (ip string, port int, er
 	return found[0], s.Port, nil
 }
 
+// context returns what ends the work for the upstream: the client, unless the response is buffered, which goes on without.
+func (t *transaction) context() context.Context {
+	if t.buffered {
+		return context.WithoutCancel(t.r.Context())
+	}
+	return t.r.Context()
+}
+
 // proxy asks the upstream and sends its response on. It returns whether the client's connection must be broken off.
 func (t *transaction) proxy() (abort bool) {
 	service := t.match.route.service
@@ -88,7 +96,7 @@ func (t *transaction) proxy() (abort bool) {
 	t.received = time.Now()
 	t.waiting = millis(t.received.Sub(t.balanced))
 	t.kongLatency = millis(t.balanced.Sub(t.start))
-	if resp == nil && t.r.Context().Err() != nil {
+	if resp == nil && t.context().Err() != nil {
 		t.clientGone()
 		return true
 	}
@@ -144,7 +152,7 @@ func (t *transaction) balance(ip string, port int) (*upstream, int) {
 		op, ok := errors.AsType[*net.OpError](err)
 		unsent := ok && op.Op == "dial"
 		again := unsent || !slices.Contains([]string{http.MethodPost, http.MethodPatch, "LOCK"}, t.r.Method)
-		if n >= service.retries() || !again || t.r.Context().Err() != nil {
+		if n >= service.retries() || !again || t.context().Err() != nil {
 			return nil, status
 		}
 	}
@@ -173,7 +181,7 @@ func (u *upstream) close() {
 // ask makes one try.
 func (t *transaction) ask(req *http.Request, current *try) (*upstream, error) {
 	timeout := milliseconds(t.match.route.service.ReadTimeout)
-	ctx, cancel := context.WithCancelCause(t.r.Context())
+	ctx, cancel := context.WithCancelCause(t.context())
 	silence := time.AfterFunc(timeout, func() { cancel(errTimeout) })
 	current.latency = time.Since(current.start)
 	resp, err := t.kong.transport.RoundTrip(req.WithContext(ctx))
@@ -240,13 +248,11 @@ func (t *transaction) upstreamRequest(ip string, port int) *http.Request {
 	return req
 }
 
-// upstreamFailed answers for an upstream that could not be reached. Buffered, the failure is a response in Kong's eyes,
-// with a numeric status, whose body nobody has.
+// upstreamFailed answers for an upstream that could not be reached. (Measured: a buffered failure has no upstream status.)
 func (t *transaction) upstreamFailed(status int) {
 	t.unexpected = true
-	t.upstreamStatus = t.statusList(0)
-	if t.buffered {
-		t.upstreamStatus = status
+	if !t.buffered { // the buffering subrequest keeps its status to itself
+		t.upstreamStatus = t.statusList(0)
 	}
 	t.fail(status)
 }
@@ -293,11 +299,6 @@ func (t *transaction) sendBuffered(body io.Reader) {
 	whole, err := io.ReadAll(body)
 	t.received = time.Now()
 	t.waiting = millis(t.received.Sub(t.balanced))
-	if err != nil && t.r.Context().Err() != nil {
-		t.clientGone()
-		t.upstreamStatus = ""
-		return
-	}
 	if err != nil && t.r.Method != http.MethodHead {
 		t.fail(t.status) // a truncated body becomes an error text with the upstream's status
 		return
@@ -309,7 +310,7 @@ func (t *transaction) sendBuffered(body io.Reader) {
 		if !slices.Contains(c.Plugin.Phases, PhaseResponse) {
 			continue
 		}
-		if err := t.worker.Event(t.r.Context(), c, PhaseResponse, e); err != nil {
+		if err := t.worker.Event(t.context(), c, PhaseResponse, e); err != nil {
 			t.kong.log.Error("response phase failed", "plugin", c.Plugin.Name, "error", err)
 			t.unexpected = true
 			t.fail(http.StatusInternalServerError)

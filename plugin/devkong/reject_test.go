@@ -186,7 +186,7 @@ func TestAKeyNamesItsConsumer(t *testing.T) {
 	}
 }
 
-func TestBufferedAnUpstreamThatFailsHasAStatusAndNoBody(t *testing.T) {
+func TestBufferedAnUpstreamThatFailsHasNoStatusAndNoBody(t *testing.T) {
 	f := startKong(t, allPhases, hang)
 	wait := later(t, func() {
 		if resp, _ := f.get("/refusing"); resp.StatusCode != http.StatusBadGateway {
@@ -196,7 +196,7 @@ func TestBufferedAnUpstreamThatFailsHasAStatusAndNoBody(t *testing.T) {
 	f.probe.next("access").end("return")
 	wait()
 	e := f.probe.next("log") // without a response phase
-	if doc := e.document(); doc["upstream_status"] != 502.0 || doc["source"] != "kong" {
+	if doc := e.document(); doc["upstream_status"] != "" || doc["source"] != "kong" {
 		t.Errorf("upstream_status %#v, source %v", doc["upstream_status"], doc["source"])
 	}
 	if _, err := e.ask("ServiceResponse.GetRawBody"); err == nil {
@@ -246,6 +246,34 @@ func TestAClientThatGoesBeforeTheAnswerIsA499(t *testing.T) {
 	doc := e.document()
 	e.end("return")
 	if got := doc["response"].(map[string]any)["status"]; got != 499.0 || doc["upstream_status"] != "-" {
+		t.Errorf("status %v, upstream status %v", got, doc["upstream_status"])
+	}
+}
+
+func TestBufferedAClientThatGoesIsNotNoticed(t *testing.T) {
+	asked, gone := make(chan struct{}), make(chan struct{})
+	f := startKong(t, "response,log", func(w http.ResponseWriter, _ *http.Request) {
+		close(asked)
+		<-gone
+		_, _ = io.WriteString(w, "answer")
+	})
+	req := f.request("GET /open")
+	ctx, cancel := context.WithCancel(req.Context())
+	wait := later(t, func() {
+		if resp, err := http.DefaultTransport.RoundTrip(req.WithContext(ctx)); err == nil {
+			resp.Body.Close()
+			t.Error("the client got an answer")
+		}
+	})
+	<-asked
+	cancel()
+	wait()
+	close(gone)
+	f.probe.next("response").end("return")
+	e := f.probe.next("log")
+	doc := e.document()
+	e.end("return")
+	if got := doc["response"].(map[string]any)["status"]; got != 200.0 || doc["upstream_status"] != 200.0 {
 		t.Errorf("status %v, upstream status %v", got, doc["upstream_status"])
 	}
 }
