@@ -236,3 +236,23 @@ func TestASumThatIsNoCountIsNotBelieved(t *testing.T) {
 		}
 	}
 }
+
+func TestAListThatAddsUpToNoCountIsNotBelieved(t *testing.T) {
+	r := &Response{Method: "POST", Path: "/v1beta/models/m:generateContent", Seen: true, Complete: true}
+	r.Body = []byte(`{"usageMetadata":{"promptTokenCount":3,"promptTokensDetails":[{"modality":"TEXT","tokenCount":999999999999},{"modality":"TEXT","tokenCount":2}]}}`)
+	if llm, err := Extract(r); !errors.Is(err, ErrUnparsable) || !llm.Usage.Empty() {
+		t.Errorf("got %+v, %v", reportOf(llm, nil).Usage, err)
+	}
+}
+
+// The lines of an event that are missing could change what it says.
+func TestAnEventWithoutItsEndCountsOnlyWhenTheStreamIsWhole(t *testing.T) {
+	r := chatCall(`data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}` + "\n")
+	if llm, err := Extract(r); err != nil || llm.UsageStatus != meter.UsageFinal {
+		t.Errorf("whole: got %v, %v", llm.UsageStatus, err)
+	}
+	r.Complete = false
+	if llm, err := Extract(r); !errors.Is(err, ErrTruncated) || !llm.Usage.Empty() {
+		t.Errorf("cut: got %+v, %v", reportOf(llm, nil).Usage, err)
+	}
+}

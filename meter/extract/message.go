@@ -163,7 +163,6 @@ func (c *Reader) unended(data []byte) {
 		}
 		return
 	}
-	c.cut = true
 	if c.values.array || c.seen > 0 || len(data) == 0 || data[0] != '{' {
 		return
 	}

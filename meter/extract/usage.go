@@ -2,7 +2,8 @@ package extract
 
 import "kafka-metering/meter"
 
-// readRoots takes over the usage of the first root that declares something.
+// readRoots takes over the usage of the first root that declares something. A usage without numbers (Vertex AI sends one
+// that tells the kind of traffic) says nothing and replaces nothing.
 func (c *Reader) readRoots() {
 	for root := range c.format.roots {
 		u, ok := c.usage(root)
@@ -136,12 +137,8 @@ func (c *Reader) sumList(u *meter.Usage, root int, rule *listRule, list []byte) 
 	return true
 }
 
-// replace makes u what the provider declares: the rule for numbers that are cumulative and repeated in full. A usage
-// without numbers (Vertex AI sends one that tells the kind of traffic) says nothing and replaces nothing.
+// replace makes u what the provider declares: the rule for numbers that are cumulative and repeated in full.
 func (c *Reader) replace(u *meter.Usage, ok bool) {
-	if ok && u.Empty() {
-		return
-	}
 	c.declared, c.bad, c.settled, c.damaged, c.lost = *u, !ok, true, false, false
 }
 
