@@ -252,7 +252,7 @@ func TestAClientThatGoesBeforeTheAnswerIsA499(t *testing.T) {
 
 func TestBufferedAClientThatGoesIsNotNoticed(t *testing.T) {
 	asked, gone := make(chan struct{}), make(chan struct{})
-	f := startKong(t, "response,log", func(w http.ResponseWriter, _ *http.Request) {
+	f := startKong(t, allPhases, func(w http.ResponseWriter, _ *http.Request) {
 		close(asked)
 		<-gone
 		_, _ = io.WriteString(w, "answer")
@@ -265,6 +265,7 @@ func TestBufferedAClientThatGoesIsNotNoticed(t *testing.T) {
 			t.Error("the client got an answer")
 		}
 	})
+	f.probe.next("access").end("return")
 	<-asked
 	cancel()
 	wait()
