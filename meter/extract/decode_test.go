@@ -163,3 +163,23 @@ func TestAStreamNeedsTheMemoryOfItsLargestEvent(t *testing.T) {
 		})
 	}
 }
+
+// How a body is cut must not show in what a decoder has read at any point: the bound of the ratio depends on it.
+func TestADecoderReadsLumpsOfOneSizeWhateverThePiecesAre(t *testing.T) {
+	pieces := 0
+	var f feed
+	f.wait = func() bool {
+		pieces++
+		f.piece, f.ended = []byte("a"), pieces == 5000
+		return true
+	}
+	var p [8 << 10]byte
+	for _, want := range []int{4096, 904} {
+		if n, err := f.Read(p[:]); n != want || err != nil {
+			t.Errorf("got %d, %v, want %d", n, err, want)
+		}
+	}
+	if n, err := f.Read(p[:]); n != 0 || !errors.Is(err, io.EOF) {
+		t.Errorf("at the end: got %d, %v", n, err)
+	}
+}

@@ -103,6 +103,19 @@ func TestHeadersDeclareTheUsageOfABodyThatWasNotSeen(t *testing.T) {
 	}
 }
 
+func TestHeadersThatStandForTheBodyDoNotFillItsGaps(t *testing.T) {
+	r := &Response{
+		Method: "POST", Path: "/model/m/converse", Seen: true, Complete: true,
+		Body: []byte(`{"usage":{"inputTokens":5,"outputTokens":1,"totalTokens":6}}`),
+		Header: func(name string) string {
+			return map[string]string{"x-amzn-bedrock-cache-read-input-token-count": "9"}[name]
+		},
+	}
+	if llm, err := Extract(r); err != nil || tokens(&llm, meter.CacheReadInputTokens) != -1 || tokens(&llm, meter.InputTokens) != 5 {
+		t.Errorf("got %v, %v", reportOf(llm, nil).Usage, err)
+	}
+}
+
 func TestACountIsNoUsage(t *testing.T) {
 	for path, body := range map[string]string{
 		"/v1/messages/count_tokens":         `{"input_tokens":14}`,

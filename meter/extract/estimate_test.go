@@ -1,6 +1,7 @@
 package extract
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -75,5 +76,13 @@ func TestATextIsCutBetweenCharacters(t *testing.T) {
 		if utf8.ValidString(text) && !utf8.ValidString(text[:n]) {
 			t.Errorf("%.6q: cut in a character", text)
 		}
+	}
+}
+
+func TestADocumentIsNotEstimated(t *testing.T) {
+	r := chatCall(`{"object":"text_completion","model":"gpt-3.5-turbo-instruct","choices":[{"text":"The quick brown fox","index":0}]}`)
+	r.Estimate = true
+	if llm, err := Extract(r); !errors.Is(err, ErrNoUsage) || !llm.Usage.Empty() {
+		t.Errorf("got %v, %v", reportOf(llm, nil).Usage, err)
 	}
 }

@@ -2,7 +2,9 @@ package extract
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"strings"
 	"testing"
 
@@ -100,5 +102,16 @@ func TestAChunkWithoutItsMessageIsDamage(t *testing.T) {
 	llm, err := Extract(&Response{Method: "POST", Path: "/model/m/invoke-with-response-stream", Body: append(eventStreamOf(good), escaped...), Seen: true, Complete: true})
 	if err != nil || tokens(&llm, meter.InputTokens) != 10 {
 		t.Errorf("slashes that are escaped: got %+v, %v", reportOf(llm, nil), err)
+	}
+}
+
+func TestALengthThatNoMessageHasEndsAnEventStreamAtOnce(t *testing.T) {
+	prelude := binary.BigEndian.AppendUint32(nil, maxEvent+1)
+	prelude = binary.BigEndian.AppendUint32(prelude, 0)
+	prelude = binary.BigEndian.AppendUint32(prelude, crc32.ChecksumIEEE(prelude))
+	s := eventStream{out: new(frameLog)}
+	s.Write(append(prelude, make([]byte, 100)...))
+	if !s.dead || s.Close() {
+		t.Error("it waits for a message that is too large")
 	}
 }
