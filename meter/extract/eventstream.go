@@ -47,12 +47,15 @@ func (s *eventStream) Write(p []byte) {
 			continue
 		}
 		n, ok := s.length(p)
-		if !ok || n > len(p) {
+		switch {
+		case s.dead:
+		case !ok || n > len(p):
 			s.buf = append(s.buf, p...)
 			return
+		default:
+			s.take(p[:n])
+			p = p[n:]
 		}
-		s.take(p[:n])
-		p = p[n:]
 	}
 }
 
