@@ -23,6 +23,7 @@ type Config struct {
 	MeterAICalls      bool            `json:"meter_ai_calls"`
 	Meters            list[Meter]     `json:"meters"`
 	LLM               LLM             `json:"llm"`
+	MaxBodyBytes      int             `json:"max_body_bytes"`
 	DryRun            bool            `json:"dry_run"`
 
 	process  *process // whose instance this is
@@ -117,6 +118,8 @@ type LLM struct {
 	Provider string `json:"provider"`
 	OnAbort  string `json:"on_abort"`
 	Estimate bool   `json:"estimate"`
+	// EnsureStreamUsage is for the Lua front alone.
+	EnsureStreamUsage bool `json:"ensure_stream_usage"`
 }
 
 // identity is what Kong adds to an instance's configuration.
@@ -156,6 +159,7 @@ func newConfig(p *process) *Config {
 		MeterAPIRequests:  true,
 		MeterAITokenUsage: true,
 		MeterAICalls:      true,
+		MaxBodyBytes:      1 << 20, // the Lua front's
 		LLM:               LLM{Provider: "auto", OnAbort: "bill_reported"},
 		process:           p,
 	}

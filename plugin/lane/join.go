@@ -160,7 +160,7 @@ func endOfFrames(b []byte) int {
 // startOfFrame returns where in b the first message begins, or -1.
 func startOfFrame(b []byte) int {
 	for i := range b {
-		if prelude(b[i:]) > 0 {
+		if b[i] == 0 && prelude(b[i:]) > 0 { // no message is longer than maxFrame, of three bytes
 			return i
 		}
 	}

@@ -1,0 +1,236 @@
+package lane_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/google/go-cmp/cmp"
+
+	"kafka-metering/plugin/lane"
+)
+
+// conversation is one of everything.
+func conversation() (sent []byte, want []any) {
+	hello := &lane.Hello{Worker: "812.1795428217000", Counted: 41}
+	config := &lane.Config{ID: 3, JSON: []byte(`{"topic":"t"}`)}
+	batch := &lane.Batch{Number: 7, Again: true, Entries: 2, Drops: []lane.Drop{{Plugin: "3f2c-1", Reason: "worker_queue_full", Count: 12}}}
+	plain := lane.Exchange{Config: 3, Number: 54, Delivered: true, FirstByte: -1, Log: []byte(`{"a":1}`)}
+	tapped := lane.Exchange{
+		Config: 3, Number: 55, HasBody: true, Ended: true, Stalled: true, Tapped: true, FirstByte: 12, Bytes: 900,
+		Log: []byte("{}\n"), Request: []byte("\xff\n "), Type: []byte("text/event-stream"), Encoding: []byte("br"),
+		Head: []byte("head\n"), Skipped: 512, Tail: []byte("tail"),
+	}
+	sent = tapped.Append(plain.Append(batch.Append(config.Append(hello.Append(nil)))))
+	sent = lane.Bye{}.Append(sent)
+	return sent, []any{hello, config, batch, plain, tapped, lane.Bye{}}
+}
+
+// readAll reads a conversation to its end.
+func readAll(r io.Reader) (all []any, err error) {
+	d := lane.NewReader(r)
+	for {
+		m, err := d.Message()
+		if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			return all, nil
+		}
+		if err != nil {
+			return all, err
+		}
+		all = append(all, m)
+		b, ok := m.(*lane.Batch)
+		if !ok {
+			continue
+		}
+		for range b.Entries {
+			var x lane.Exchange
+			if err := d.Exchange(&x); err != nil {
+				return all, err
+			}
+			for _, part := range []*[]byte{&x.Log, &x.Request, &x.Type, &x.Encoding, &x.Head, &x.Tail} {
+				if *part = bytes.Clone(*part); len(*part) == 0 {
+					*part = nil
+				}
+			}
+			all = append(all, x)
+		}
+	}
+}
+
+func TestWhatIsSentIsRead(t *testing.T) {
+	sent, want := conversation()
+	for name, r := range map[string]io.Reader{"at once": bytes.NewReader(sent), "byte by byte": iotest.OneByteReader(bytes.NewReader(sent))} {
+		got, err := readAll(r)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-sent +read):\n%s", name, diff)
+		}
+	}
+}
+
+func TestAConversationThatIsCutIsAnUnexpectedEnd(t *testing.T) {
+	sent, want := conversation()
+	ends := map[int]bool{len(sent): true} // between two messages
+	for i := range sent {
+		got, err := readAll(bytes.NewReader(sent[:i]))
+		if err == nil && len(got) == len(want) {
+			t.Errorf("cut at %d of %d, all is read", i, len(sent))
+		}
+		if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("cut at %d: %v", i, err)
+		}
+		if err == nil {
+			ends[i] = true
+		}
+	}
+	if len(ends) != 5 { // nothing, HELLO, CONFIG, BATCH, BYE
+		t.Errorf("%d places pass for the end of a message, want 5", len(ends))
+	}
+}
+
+func TestWhatNoWorkerSendsIsRefused(t *testing.T) {
+	for name, text := range map[string]string{
+		"an unknown message":             "GET / HTTP/1.1\r\n",
+		"another version":                "HELLO 2 w 0 more words\n",
+		"no version":                     "HELLO\n",
+		"a worker with a slash":          "HELLO 1 ../../etc 0\n",
+		"a worker without a name":        "HELLO 1  0\n",
+		"a worker with a long name":      "HELLO 1 " + strings.Repeat("w", 65) + " 0\n",
+		"a negative number":              "HELLO 1 w -1\n",
+		"a number beyond Lua's":          "HELLO 1 w 9007199254740993\n",
+		"a number that overflows":        "HELLO 1 w 99999999999999999999999\n",
+		"a word too many":                "BYE now\n",
+		"a word too few":                 "BATCH 1 0 0\n",
+		"a huge configuration":           "CONFIG 1 99999999999\n",
+		"a huge batch":                   "BATCH 1 0 0 99999999\n",
+		"no drop where one should be":    "BATCH 1 0 1 0\nBYE\n",
+		"no exchange where one should":   "BATCH 1 0 0 1\nBYE\n",
+		"an unknown flag":                "BATCH 1 0 0 1\nEXCHANGE 1 1 x -1 0 0 0 0 0 0 0 0\n",
+		"a huge log":                     "BATCH 1 0 0 1\nEXCHANGE 1 1 d -1 0 99999999999 0 0 0 0 0 0\n",
+		"a huge body":                    "BATCH 1 0 0 1\nEXCHANGE 1 1 d -1 0 0 0 0 0 99999999999 0 0\n",
+		"a number that is none":          "BATCH 1 0 0 1\nEXCHANGE 1 1 d -2 0 0 0 0 0 0 0 0\n",
+		"a line that does not end":       strings.Repeat("x", 1<<20),
+		"a long line":                    "BYE " + strings.Repeat("x", 1000) + "\n",
+		"many words":                     strings.Repeat("x ", 100) + "\n",
+		"an empty line":                  "\n",
+		"a line feed inside the numbers": "HELLO 1\nw 0\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			if all, err := readAll(strings.NewReader(text)); !errors.Is(err, lane.ErrProtocol) {
+				t.Errorf("read %v, error %v", all, err)
+			}
+		})
+	}
+	_, err := readAll(strings.NewReader("HELLO 2 w 0\n"))
+	if err == nil || !strings.Contains(err.Error(), "handler.lua") {
+		t.Errorf("the error about a version does not say what to do: %v", err)
+	}
+}
+
+func TestWhatIsAnnouncedAndDoesNotComeCostsNoMemory(t *testing.T) {
+	text := "BATCH 1 0 0 1\nEXCHANGE 1 1 d -1 0 16777216 0 0 0 67108864 0 67108864\nx"
+	got := testing.Benchmark(func(b *testing.B) {
+		for b.Loop() {
+			if _, err := readAll(strings.NewReader(text)); !errors.Is(err, io.ErrUnexpectedEOF) {
+				b.Fatal(err)
+			}
+		}
+	})
+	if got.AllocedBytesPerOp() > 1<<20 {
+		t.Errorf("%d bytes are allocated for one that came", got.AllocedBytesPerOp())
+	}
+}
+
+func TestEveryNumberUpToTheLastIsAnExchangeOrADrop(t *testing.T) {
+	for name, test := range map[string]struct {
+		counted int64
+		batches [][3]int64 // exchanges, drops, number of the last exchange
+		want    []int64
+	}{
+		"a worker that loses nothing":            {0, [][3]int64{{100, 0, 100}, {50, 0, 150}}, []int64{0, 0}},
+		"drops that are reported":                {0, [][3]int64{{100, 30, 100}, {10, 0, 140}}, []int64{0, 0}},
+		"drops in between":                       {0, [][3]int64{{100, 30, 130}}, []int64{0}},
+		"a gap":                                  {0, [][3]int64{{100, 0, 103}, {10, 0, 113}}, []int64{3, 0}},
+		"a gap behind drops":                     {0, [][3]int64{{100, 30, 100}, {10, 0, 145}}, []int64{0, 5}},
+		"a worker whose exchanges another took":  {1000, [][3]int64{{10, 0, 1010}}, []int64{0}},
+		"a gap that another process did not see": {1000, [][3]int64{{10, 0, 1011}}, []int64{1}},
+		"drops alone":                            {5, [][3]int64{{0, 7, 0}, {1, 0, 13}}, []int64{0, 0}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := lane.NewAccount(&lane.Hello{Counted: test.counted})
+			var got []int64
+			for _, b := range test.batches {
+				got = append(got, a.Batch(b[0], b[1], b[2]))
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestWordOfWhatWasLostIsRead(t *testing.T) {
+	d, h, err := lane.ParseLost("HELLO 1 812.5 77")
+	if err != nil || d != nil || h == nil || h.Worker != "812.5" {
+		t.Errorf("%v %v %v", d, h, err)
+	}
+	d, h, err = lane.ParseLost("DROP - worker_exit 12")
+	if err != nil || h != nil || d == nil || *d != (lane.Drop{Plugin: "-", Reason: "worker_exit", Count: 12}) {
+		t.Errorf("%v %v %v", d, h, err)
+	}
+	for _, line := range []string{"", "BYE", "DROP", "DROP - x", "nonsense"} {
+		if _, _, err := lane.ParseLost(line); err == nil {
+			t.Errorf("%q passes", line)
+		}
+	}
+}
+
+func TestAnswersAreOneLine(t *testing.T) {
+	got := string(lane.AppendError(nil, errors.New("two\nlines\r and more\x7f")))
+	if got != "ERR two lines  and more \n" {
+		t.Errorf("%q", got)
+	}
+	needs := lane.Needs{Log: [][]string{{"request", "id"}}, Body: lane.BodyLLM, Problems: "x"}
+	text := `{"log":[["request","id"]],"body":"llm","problems":"x"}`
+	if got := string(needs.Append(nil)); got != fmt.Sprintf("OK %d\n%s", len(text), text) {
+		t.Errorf("%q", got)
+	}
+}
+
+// FuzzReader gives the reader anything: it must not panic, and what it reads it must read again from what is appended.
+func FuzzReader(f *testing.F) {
+	sent, _ := conversation()
+	f.Add(sent)
+	for i := 0; i < len(sent); i += 37 {
+		f.Add(sent[:i])
+	}
+	f.Add([]byte("BATCH 1 0 0 1\nEXCHANGE 1 1 d -1 0 16777216 0 0 0 0 0 0\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		all, _ := readAll(bytes.NewReader(data))
+		var again []byte
+		for _, m := range all {
+			switch m := m.(type) {
+			case *lane.Hello:
+				again = m.Append(again)
+			case *lane.Config:
+				again = m.Append(again)
+			case *lane.Batch:
+				again = m.Append(again)
+			case lane.Exchange:
+				again = m.Append(again)
+			case lane.Bye:
+				again = m.Append(again)
+			}
+		}
+		got, _ := readAll(bytes.NewReader(again))
+		if diff := cmp.Diff(all, got); diff != "" {
+			t.Errorf("read again (-first +second):\n%s", diff)
+		}
+	})
+}
