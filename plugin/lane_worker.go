@@ -60,7 +60,7 @@ func (w *laneWorker) leave(expected bool) {
 	if expected {
 		w.away = time.AfterFunc(laneMemory, w.forget)
 	} else {
-		w.away = time.AfterFunc(laneGrace, w.lose)
+		w.away = time.AfterFunc(w.l.grace, w.lose)
 	}
 }
 
