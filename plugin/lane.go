@@ -89,7 +89,7 @@ func (l *laneServer) listen() error {
 		err = os.Rename(fresh, path)
 	}
 	if err != nil {
-		listener.Close()
+		_ = listener.Close()
 		return fmt.Errorf("listen for Kong's workers: %w", err)
 	}
 	l.mu.Lock()
@@ -120,7 +120,7 @@ func (l *laneServer) watch() {
 			if err := l.listen(); err != nil {
 				l.p.log.Error("the lane's socket was removed", "error", err)
 			} else {
-				old.Close() // nobody can reach it any more
+				_ = old.Close() // nobody can reach it any more
 			}
 		}
 	}
@@ -144,7 +144,7 @@ func (l *laneServer) accept(listener *net.UnixListener) {
 		l.mu.Lock()
 		if l.stopping {
 			l.mu.Unlock()
-			conn.Close()
+			_ = conn.Close()
 			return
 		}
 		l.sessions[conn] = struct{}{}
@@ -161,7 +161,7 @@ func (l *laneServer) close() {
 		l.stopping = true
 		close(l.stop)
 		if l.listener != nil {
-			l.listener.Close()
+			_ = l.listener.Close()
 		}
 	}
 	for conn := range l.sessions {
@@ -187,7 +187,7 @@ func (l *laneServer) serve(conn net.Conn) {
 		_, _ = conn.Write(lane.AppendError(nil, err))
 		l.p.log.Error("the lane", "error", err)
 	}
-	conn.Close()
+	_ = conn.Close()
 	if s.worker != nil {
 		s.worker.leave(s.bye || stopping)
 	}

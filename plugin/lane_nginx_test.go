@@ -32,7 +32,7 @@ type testNginx struct {
 	Front, FrontHTTP2, Bare, File        string // addresses: with the front, without it, and with a log plugin of another kind
 
 	cmd    *exec.Cmd
-	exited chan error
+	exited chan struct{}
 }
 
 // nginxModules are the places where distributions keep nginx's modules.
@@ -120,9 +120,11 @@ func (n *testNginx) start() {
 	if err := n.cmd.Start(); err != nil {
 		n.t.Fatal(err)
 	}
-	exited := make(chan error, 1)
-	cmd := n.cmd
-	go func() { exited <- cmd.Wait() }()
+	exited, cmd := make(chan struct{}), n.cmd
+	go func() {
+		_ = cmd.Wait() // how it ends is its own affair
+		close(exited)
+	}()
 	n.exited = exited
 	for deadline := time.Now().Add(20 * time.Second); ; pause(n.t) {
 		c, err := net.Dial("tcp", n.Front)
@@ -179,7 +181,7 @@ func (n *testNginx) workers() []int {
 		return nil
 	}
 	var pids []int
-	for _, word := range strings.Fields(string(text)) {
+	for _, word := range strings.FieldsSeq(string(text)) {
 		pid, _ := strconv.Atoi(word)
 		pids = append(pids, pid)
 	}
