@@ -99,6 +99,7 @@ func Extract(r *Response) (meter.LLM, error) {
 			c.err = nil
 		}
 	}
+	c.whole = true
 	_, _ = c.Write(r.Body) // Close returns the error
 	return c.Close(r.Complete)
 }

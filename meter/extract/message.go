@@ -38,6 +38,17 @@ func (c *Reader) value(data []byte, element bool) {
 	}
 }
 
+// document takes in a body that is one JSON document of a known format, as nearly every one is, without looking for its
+// end before it is parsed. It reports whether it was one; otherwise nothing has happened.
+func (c *Reader) document(p []byte) bool {
+	if c.format == nil || c.text != nil || p[0] != '{' || len(p) > maxDocument || c.parse(bytes.TrimRight(p, " \t\r\n")) != nil {
+		return false
+	}
+	c.seen = 1
+	c.accept()
+	return true
+}
+
 // frame takes in one message of an event stream (https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStream.html
 // and API_runtime_InvokeModelWithResponseStream.html).
 func (c *Reader) frame(h eventHeaders, payload []byte) {
@@ -116,8 +127,9 @@ func (c *Reader) message(data []byte) {
 	switch {
 	case declares:
 	case c.format.ends != nil && c.format.ends(c, data):
-		c.ended = true
-		return
+		if c.ended = true; c.streamed {
+			return
+		}
 	case c.streamed && (c.seen > maxIntroductions || c.llm.Model != "" && c.llm.ResponseID != ""):
 		c.keep(data)
 		return

@@ -49,6 +49,7 @@ type Reader struct {
 	head    []byte // the first bytes, until there are enough to tell how the body is encoded
 	sniffed bool
 	began   bool
+	whole   bool // the first piece is the whole body
 	framing framing
 	events  sse
 	values  values
@@ -178,6 +179,7 @@ func (c *Reader) sniff(head []byte) {
 	c.sniffed = true
 	codings, err := codingsOf(c.response.ContentEncoding, head)
 	if c.err = err; len(codings) > 0 {
+		c.whole = false
 		c.decoder = newDecoder(codings, c.take)
 	}
 }
@@ -203,7 +205,9 @@ func (c *Reader) take(p []byte) error {
 	case framedEvents:
 		c.events.Write(p)
 	case framedValues:
-		c.values.Write(p)
+		if !c.whole || !c.document(p) {
+			c.values.Write(p)
+		}
 	case framedBinary:
 		c.frames.Write(p)
 	case framedText, unframed:
