@@ -181,7 +181,7 @@ func (n *testNginx) workers() []int {
 		return nil
 	}
 	var pids []int
-	for _, word := range strings.FieldsSeq(string(text)) {
+	for word := range strings.FieldsSeq(string(text)) {
 		pid, _ := strconv.Atoi(word)
 		pids = append(pids, pid)
 	}
