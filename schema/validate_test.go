@@ -169,8 +169,9 @@ func TestValidateCompletesAsKongDoes(t *testing.T) {
 			"slug": "a", "event_type": "kong.meter", "aggregation": "SUM", "value": "response.size", "value_property": "value",
 			"group_by": map[string]any{"route": "route.name"},
 		}},
-		"llm":     map[string]any{"provider": "auto", "on_abort": "bill_reported", "estimate": false},
-		"dry_run": false,
+		"llm":            map[string]any{"provider": "auto", "on_abort": "bill_reported", "estimate": false, "ensure_stream_usage": false},
+		"max_body_bytes": int64(1 << 20),
+		"dry_run":        false,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("completed configuration (-want +got):\n%s", diff)
