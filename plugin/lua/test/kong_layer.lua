@@ -118,11 +118,10 @@ local route = { id = "r-1", name = "everything", service = { id = "s-llm" } }
 -- access is what Kong does before a plugin's access, and then the plugin's.
 function M.access(with_plugin)
   local ctx = ngx.ctx
-  local now = ngx.now() * 1000
   ctx.KONG_PROCESSING_START = ngx.req.start_time() * 1000
   ctx.workspace = "0dc6f45b-8f8d-40d2-a504-473544ee190b"
   ctx.route, ctx.service = route, ngx.var.uri:find("^/slow") and services.slow or services.llm
-  ctx.balancer_data = { tries = { { ip = "127.0.0.1", port = 1, balancer_start = now, balancer_latency = 0 } } }
+  ctx.balancer_data = { tries = {} }
   local key = ngx.req.get_headers()["apikey"]
   if key then
     ctx.authenticated_consumer = { id = "c-" .. key, username = key, custom_id = "cust-" .. key }
@@ -140,6 +139,8 @@ function M.access(with_plugin)
   end
   ctx.KONG_PROXIED = true
   ctx.KONG_ACCESS_ENDED_AT = ngx.now() * 1000
+  -- The balancer is next.
+  ctx.balancer_data.tries[1] = { ip = "127.0.0.1", port = 1, balancer_start = ngx.now() * 1000, balancer_latency = 0 }
 end
 
 function M.header_filter(with_plugin)

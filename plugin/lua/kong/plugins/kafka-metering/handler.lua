@@ -77,7 +77,8 @@ local function watch(conf)
   end
   local seen, r = { last = ngx.now(), pause = 0 }, registration(conf)
   ngx.ctx.kafka_metering = seen
-  if r.body == "any" or r.body == "llm" and method == "POST" and status < 300 then
+  seen.posted = r.body ~= "none" and method == "POST"
+  if r.body == "any" or seen.posted and status < 300 then
     local kind, encoding = ngx.header["Content-Type"] or "", ngx.header["Content-Encoding"] or ""
     if #kind < 256 and #encoding < 256 and type(encoding) == "string" and readable(kind:lower()) then
       seen.kind, seen.encoding, seen.window = kind, encoding, r.window
@@ -465,13 +466,16 @@ local function record(conf)
   if seen.last then
     local service = kong.router.get_service() or {}
     local patience = tonumber(service.read_timeout) or math.huge
-    local stalled = max(seen.pause, ngx.now() - seen.last) * 1000 >= patience
+    local stalled = max(seen.pause, ngx.now() - seen.last) * 1000 >= 0.98 * patience -- ngx.now is not exact
     flags = flags .. "b" .. (seen.eof and "e" or "") .. (stalled and "s" or "")
     first_byte = seen.began and floor((seen.began - ngx.req.start_time()) * 1000 + 0.5) or -1
   end
-  if seen.head then
-    flags, request = flags .. "t", ngx.req.get_body_data() or "" -- nil unless it has been read, and is not in a file
+  if seen.posted then
+    request = ngx.req.get_body_data() or "" -- nil unless it has been read, and is not in a file
     request = #request <= MAX_REQUEST and request or ""
+  end
+  if seen.head then
+    flags = flags .. "t"
     for i = seen.from, seen.to do
       tail[#tail + 1] = seen.tail[i]
     end
