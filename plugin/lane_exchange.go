@@ -75,6 +75,7 @@ func (in *instance) readTapped(o *meter.Observation, x *lane.Exchange) {
 		response.ContentType, response.ContentEncoding = string(x.Type), string(x.Encoding)
 		response.Body, response.Seen, response.Complete = x.Head, true, x.Ended
 		if x.Skipped > 0 {
+			response.Estimate = false // of what is missing too
 			joined, ok := lane.Join(x.Head, x.Tail, response.ContentEncoding)
 			if ok {
 				response.Body = joined
