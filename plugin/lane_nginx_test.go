@@ -40,7 +40,7 @@ var nginxModules = []string{"/usr/lib/nginx/modules", "/usr/lib64/nginx/modules"
 
 // startNginx starts nginx with that many workers for an upstream, and the plugin's configuration in it. It skips the test
 // where there is no nginx with Lua.
-func startNginx(t testing.TB, s *testServer, workers int, upstream http.Handler, config map[string]any) *testNginx {
+func startNginx(t testing.TB, s *testServer, workers int, upstream http.Handler, config map[string]any, options ...func(*testNginx)) *testNginx {
 	t.Helper()
 	n := &testNginx{t: t, server: s, Prefix: s.prefix, Workers: workers, LogLevel: "warn"}
 	path, err := exec.LookPath("nginx")
@@ -73,6 +73,9 @@ func startNginx(t testing.TB, s *testServer, workers int, upstream http.Handler,
 	t.Cleanup(func() { web.Close() })
 	n.Upstream = listener.Addr().String()
 	n.Front, n.FrontHTTP2, n.Bare, n.File = freeAddress(t), freeAddress(t), freeAddress(t), freeAddress(t)
+	for _, option := range options {
+		option(n)
+	}
 	n.configure(config)
 	n.start()
 	t.Cleanup(func() {
@@ -82,6 +85,31 @@ func startNginx(t testing.TB, s *testServer, workers int, upstream http.Handler,
 		}
 	})
 	return n
+}
+
+// smallQueue makes nginx run a copy of the handler whose workers' queues are small.
+func smallQueue(n *testNginx) {
+	n.t.Helper()
+	const file = "kong/plugins/kafka-metering/handler.lua"
+	text, err := os.ReadFile(filepath.Join(n.Lua, file))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	small := strings.Replace(string(text), "MAX_ENTRIES, MAX_BYTES = 20000,", "MAX_ENTRIES, MAX_BYTES = 300,", 1)
+	if small == string(text) {
+		n.t.Fatal("the bound of the queue is not where it was in " + file)
+	}
+	lua := n.t.TempDir()
+	if err := os.MkdirAll(filepath.Join(lua, filepath.Dir(file)), 0o755); err != nil {
+		n.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(lua, file), []byte(small), 0o644); err != nil {
+		n.t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(n.Lua, "test"), filepath.Join(lua, "test")); err != nil {
+		n.t.Fatal(err)
+	}
+	n.Lua = lua
 }
 
 // configure writes nginx's configuration and the plugin's, as Kong completes it.

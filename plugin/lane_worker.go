@@ -11,7 +11,7 @@ import (
 
 const (
 	// laneGrace is how long a worker whose connection ended may take to come back, before it counts as lost.
-	laneGrace = 10 * time.Second
+	laneGrace = 5 * time.Second
 	// laneMemory is how long a worker is remembered that has no connection.
 	laneMemory = time.Hour
 )
