@@ -65,6 +65,7 @@ func (p *process) newInstance(c *Config) *instance {
 		p.ledger.configProblems.Add(len(problems))
 		p.log.Warn("the configuration has problems; what can be metered is", "problems", in.problems)
 	}
+	p.book.set(problem{Plugin: in.plugin, Route: c.identity.RouteID, Text: in.problems, Since: p.now(), seq: c.identity.Seq})
 	return in
 }
 

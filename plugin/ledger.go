@@ -2,7 +2,10 @@ package main
 
 import (
 	"fmt"
+	"slices"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/VictoriaMetrics/metrics"
 
@@ -81,7 +84,24 @@ type ledger struct {
 	batchesRepeated *metrics.Counter // that had been taken before
 	batchesLater    *metrics.Counter // that the spool could not take
 	workersLost     *metrics.Counter // of Kong, that are gone without goodbye
+
+	tickets atomic.Pointer[generation] // new ones are of this generation
+	aging   sync.Mutex
+	aged    []*generation // those before, oldest first, that still have tickets
 }
+
+// generation is the tickets that were opened at about the same time. It tells an exchange that is under way from one that
+// nobody will end.
+type generation struct {
+	under  atomic.Int64 // tickets that have no end yet
+	closed time.Time    // when the next generation began
+}
+
+const (
+	generationTime = 10 * time.Second
+	// overdue is the age from which an exchange without an end is missing in the sums.
+	overdue = time.Minute
+)
 
 func newLedger() *ledger {
 	set := metrics.NewSet()
@@ -113,6 +133,7 @@ func newLedger() *ledger {
 	for _, e := range extractions {
 		l.extractions[e] = set.NewCounter(fmt.Sprintf("kong_meter_extractions_total{result=%q}", e))
 	}
+	l.tickets.Store(&generation{})
 	set.NewGauge("kong_meter_exchanges_under_way", func() float64 { return float64(l.balance()) })
 	return l
 }
@@ -140,19 +161,23 @@ func (l *ledger) tally(r *meter.Result) {
 // ticket is one exchange's place in the ledger. It ends once, whoever comes first: the handler, or the spool that
 // finishes after the handler gave up waiting.
 type ticket struct {
-	ledger *ledger
-	ended  atomic.Bool
+	ledger     *ledger
+	generation *generation
+	ended      atomic.Bool
 }
 
 // open counts an exchange as observed.
 func (l *ledger) open() *ticket {
+	g := l.tickets.Load()
+	g.under.Add(1)
 	l.observed.Inc()
-	return &ticket{ledger: l}
+	return &ticket{ledger: l, generation: g}
 }
 
 func (t *ticket) end(p place) {
 	if t.ended.CompareAndSwap(false, true) {
 		t.ledger.ends[p].Inc()
+		t.generation.under.Add(-1)
 	}
 }
 
@@ -163,4 +188,33 @@ func (l *ledger) balance() int64 {
 		ended += c.Get()
 	}
 	return int64(l.observed.Get()) - int64(ended)
+}
+
+// age begins a new generation when the one before has lasted, and forgets those whose tickets have all ended.
+func (l *ledger) age(now time.Time) {
+	l.aging.Lock()
+	defer l.aging.Unlock()
+	if n := len(l.aged); n == 0 || now.Sub(l.aged[n-1].closed) >= generationTime {
+		old := l.tickets.Swap(&generation{})
+		old.closed = now
+		l.aged = append(l.aged, old)
+	}
+	l.aged = slices.DeleteFunc(l.aged, func(g *generation) bool { return now.Sub(g.closed) > overdue && g.under.Load() == 0 })
+}
+
+// imbalance returns how many exchanges the sums miss now: those that began more than a minute ago and have no end, and
+// the difference between what is under way by the sums and by the tickets. Read while exchanges begin and end, it may be
+// off by a few.
+func (l *ledger) imbalance(now time.Time) int64 {
+	l.aging.Lock()
+	defer l.aging.Unlock()
+	under, missing := l.tickets.Load().under.Load(), int64(0)
+	for _, g := range l.aged {
+		n := g.under.Load()
+		under += n
+		if now.Sub(g.closed) > overdue {
+			missing += n
+		}
+	}
+	return missing + l.balance() - under
 }

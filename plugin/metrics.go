@@ -1,10 +1,7 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"time"
 
 	"kafka-metering/meter/relay"
@@ -16,6 +13,7 @@ var metricsHelp = []struct{ name, help string }{
 	{"kong_meter_exchanges_observed_total", "Exchanges that Kong handed over."},
 	{"kong_meter_exchanges_total", "Where they ended, by `outcome` and `reason`: spooled, skipped (no_meter, no_subject, dry_run, repeated), dropped (spool_full, busy, stopping; on the Lua front also worker_queue_full, worker_log, worker_error, worker_refused, worker_exit, gap), failed (disk, serialize, bad_log, panic)."},
 	{"kong_meter_exchanges_under_way", "Exchanges that have no end yet: 0 whenever it is quiet."},
+	{"kong_meter_imbalance_exchanges", "Exchanges that the sums have been missing for a minute: 0 while each one has ended in exactly one of the places above, or is under way for less than a minute. Anything else is a defect of this plugin, or a disk that does not answer."},
 	{"kong_meter_exchanges_without_request_id_total", "Exchanges whose id is a hash of Kong's log (Kong before 3.5)."},
 	{"kong_meter_exchanges_without_start_time_total", "Exchanges whose time is that of their recording."},
 	{"kong_meter_exchanges_without_subject_total", "Exchanges for which no source named a customer."},
@@ -30,8 +28,10 @@ var metricsHelp = []struct{ name, help string }{
 	{"kong_meter_lane_batches_total", "Batches of exchanges from the Lua front, by `result`: taken, repeated (sent again, and taken before), later (the spool could not take them, and the worker keeps them)."},
 	{"kong_meter_lane_workers_lost_total", "Workers of Kong that are gone without goodbye: what they had queued is lost, and how much that was is not known."},
 	{"kong_meter_records_total", "Records, one for each event, by `outcome`: spooled, published, dead_lettered, rejected, evicted, set_aside."},
+	{"kong_meter_imbalance_records", "Records that the sums have been missing for a minute: 0 while spooled = published + dead_lettered + rejected + evicted + set_aside + pending."},
 	{"kong_meter_spool_pending_records", "Records that Kafka does not have yet."},
 	{"kong_meter_spool_pending_bytes", "Their bytes."},
+	{"kong_meter_spool_oldest_pending_age_seconds", "Age of the oldest record that Kafka does not have yet; 0 when it has all."},
 	{"kong_meter_spool_rejected_bytes", "Bytes of records that Kafka refused for good, kept for somebody to look at."},
 	{"kong_meter_spools_orphaned", "Spool directories of connections that are no longer configured."},
 	{"kong_meter_relay_retries_total", "Attempts to publish that failed and were repeated."},
@@ -64,6 +64,21 @@ func (p *process) registerMetrics() {
 	gauge("kong_meter_spool_rejected_bytes", func(s spool.Stats, _ relay.Stats) int64 { return s.RejectedBytes })
 	gauge("kong_meter_relay_retries_total", func(_ spool.Stats, r relay.Stats) int64 { return r.Retried })
 	gauge("kong_meter_relay_failures_consecutive", func(_ spool.Stats, r relay.Stats) int64 { return r.ConsecutiveFailures })
+	p.ledger.set.NewGauge("kong_meter_imbalance_exchanges", func() float64 {
+		exchanges, _ := p.watch.imbalance()
+		return float64(exchanges)
+	})
+	p.ledger.set.NewGauge("kong_meter_imbalance_records", func() float64 {
+		_, records := p.watch.imbalance()
+		return float64(records)
+	})
+	p.ledger.set.NewGauge("kong_meter_spool_oldest_pending_age_seconds", func() float64 {
+		var oldest time.Duration
+		for _, l := range p.running() {
+			oldest = max(oldest, l.oldestAge(p.now()))
+		}
+		return oldest.Seconds()
+	})
 	p.ledger.set.NewGauge("kong_meter_spools_orphaned", func() float64 { return float64(len(p.orphans())) })
 }
 
@@ -91,22 +106,17 @@ func (l *pipeline) stats() (s spool.Stats, r relay.Stats) {
 	return s, r
 }
 
-// serveMetrics offers all metrics in Prometheus' text format.
-func (p *process) serveMetrics(address string) error {
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		return fmt.Errorf("listen on -metrics %q: %w", address, err)
+// oldestAge returns how old the oldest pending record is at a time; 0 when none is pending.
+func (l *pipeline) oldestAge(now time.Time) time.Duration {
+	l.mu.Lock()
+	s := l.spool
+	l.mu.Unlock()
+	if s == nil {
+		return 0
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-		p.ledger.set.WritePrometheus(w)
-	})
-	go func() {
-		s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-		if err := s.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			p.log.Error("serve metrics", "error", err)
-		}
-	}()
-	return nil
+	at, pending := s.Oldest()
+	if !pending {
+		return 0
+	}
+	return max(now.Sub(at), 0)
 }

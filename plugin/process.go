@@ -31,6 +31,8 @@ const (
 type process struct {
 	ledger   *ledger
 	recent   *recent
+	watch    watch
+	book     problemBook
 	log      *slog.Logger
 	now      func() time.Time
 	started  time.Time

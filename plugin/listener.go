@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// listen offers, at the address of the flag -metrics, metrics in Prometheus' text format at /metrics, whether the process
+// lives at /healthz, whether it can keep events at /readyz, and all of it for people at /. Nothing there changes
+// anything, and nothing there is secret.
+func (p *process) listen(address string) error {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("listen on -metrics %q: %w", address, err)
+	}
+	go p.keepSampling(context.Background())
+	go func() {
+		s := &http.Server{Handler: p.pages(), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: time.Minute}
+		if err := s.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			p.log.Error("serve metrics", "error", err)
+		}
+	}()
+	return nil
+}
+
+// pages is what listen offers.
+func (p *process) pages() http.Handler {
+	ready := &readiness{check: p.unready}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+		p.ledger.set.WritePrometheus(w)
+	})
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		writeText(w, http.StatusOK, "ok")
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if problems := ready.problems(); len(problems) > 0 {
+			writeText(w, http.StatusServiceUnavailable, p.redact("not ready:\n"+strings.Join(problems, "\n")))
+			return
+		}
+		writeText(w, http.StatusOK, "ok")
+	})
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		if err := writeStatus(w, p.status(ready.problems())); err != nil {
+			p.log.Error("write the status page", "error", err)
+		}
+	})
+	return mux
+}
+
+// writeText writes a page for a program.
+func writeText(w http.ResponseWriter, code int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	_, _ = io.WriteString(w, text+"\n") // who has gone away needs no answer
+}
+
+// redact takes the passwords and keys of the process and its pipelines out of a text. None should be in one: errors name
+// brokers, topics and files.
+func (p *process) redact(text string) string {
+	secrets := []string{p.file.Authentication.Password, p.file.Security.ClientKey}
+	for _, l := range p.running() {
+		secrets = append(secrets, l.password())
+	}
+	for _, secret := range secrets {
+		if secret != "" {
+			text = strings.ReplaceAll(text, secret, "***")
+		}
+	}
+	return text
+}
+
+func (l *pipeline) password() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.settings.Password
+}

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+)
+
+// problemsKept bounds the plugins whose problems are remembered.
+const problemsKept = 1000
+
+// problem is what is wrong with the configuration of one plugin.
+type problem struct {
+	Plugin string // Kong's id of it
+	Route  string // Kong's id of the route it is for; "" where it is not for one
+	Text   string // "" since it was mended
+	Since  time.Time
+
+	seq int // of the instance that found it
+}
+
+// problemBook remembers the problems of each plugin's newest configuration.
+type problemBook struct {
+	mu    sync.Mutex
+	pages map[string]problem
+}
+
+// set replaces what is known of p's plugin, unless that is of a newer configuration. Without a text there is no problem.
+func (b *problemBook) set(p problem) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	old, known := b.pages[p.Plugin]
+	switch {
+	case known && old.seq > p.seq, !known && p.Text == "":
+		return
+	case known && old.Text == p.Text:
+		p.Since = old.Since
+	case !known && len(b.pages) >= problemsKept:
+		oldest := slices.MinFunc(slices.Collect(maps.Values(b.pages)), func(a, b problem) int { return a.Since.Compare(b.Since) })
+		delete(b.pages, oldest.Plugin)
+	}
+	if b.pages == nil {
+		b.pages = map[string]problem{}
+	}
+	b.pages[p.Plugin] = p
+}
+
+// all returns the problems that there are, by plugin.
+func (b *problemBook) all() []problem {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var all []problem
+	for _, p := range b.pages {
+		if p.Text != "" {
+			all = append(all, p)
+		}
+	}
+	slices.SortFunc(all, func(a, b problem) int { return cmp.Compare(a.Plugin, b.Plugin) })
+	return all
+}

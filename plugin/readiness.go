@@ -1,0 +1,88 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// readyLimit bounds how long a readiness check waits for the disk.
+const readyLimit = 2 * time.Second
+
+// readiness runs a check that may hang with the disk. Whoever asks while it runs waits for the same one.
+type readiness struct {
+	check func() []string
+
+	mu      sync.Mutex
+	running *readyCheck
+}
+
+type readyCheck struct {
+	done   chan struct{}
+	result []string // of the finished check
+}
+
+// problems returns what keeps the process from being ready, after at most [readyLimit].
+func (r *readiness) problems() []string {
+	r.mu.Lock()
+	c := r.running
+	if c == nil {
+		c = &readyCheck{done: make(chan struct{})}
+		r.running = c
+		go func() {
+			c.result = r.check()
+			r.mu.Lock()
+			r.running = nil
+			r.mu.Unlock()
+			close(c.done)
+		}()
+	}
+	r.mu.Unlock()
+	limit := time.NewTimer(readyLimit)
+	defer limit.Stop()
+	select {
+	case <-c.done:
+		return c.result
+	case <-limit.C:
+		return []string{fmt.Sprintf("the disk of the spool has not answered for %v", readyLimit)}
+	}
+}
+
+// unready returns what keeps the process from keeping events: a directory that cannot be written, and pipelines whose
+// spool is not open.
+func (p *process) unready() []string {
+	var problems []string
+	if err := probeDir(p.spoolDir); err != nil {
+		problems = append(problems, fmt.Sprintf("the spool cannot be written: %v", err))
+	}
+	for _, l := range p.running() {
+		l.mu.Lock()
+		open := l.spool != nil
+		l.mu.Unlock()
+		name := filepath.Base(l.dir)
+		if !open {
+			problems = append(problems, fmt.Sprintf("pipeline %s: its spool is not open, and its events are lost", name))
+			continue
+		}
+		if err := probeDir(l.dir); err != nil {
+			problems = append(problems, fmt.Sprintf("pipeline %s: its spool cannot be written: %v", name, err))
+		}
+	}
+	return problems
+}
+
+// probeDir writes a file of one byte in dir and removes it. It creates dir.
+func probeDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, ".ready-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write([]byte{0})
+	return errors.Join(err, f.Sync(), f.Close(), os.Remove(f.Name()))
+}
