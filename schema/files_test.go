@@ -204,7 +204,7 @@ func TestDockerComposeStartsKongWithThePlugin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"COPY --from=build /kafka-metering " + start[0], "install -d -o kong -g 0 -m 0750 " + spool, "-o /kafka-metering ./plugin"} {
+	for _, want := range []string{"COPY --from=build /kafka-metering " + start[0], "install -d -o kong -g 0 -m 0750 " + spool, "-o /kafka-metering ./plugin", "COPY --from=build /src/plugin/lua/kong /usr/local/share/lua/5.1/kong"} {
 		if !strings.Contains(string(dockerfile), want) {
 			t.Errorf("the Dockerfile has no %q", want)
 		}
