@@ -76,6 +76,7 @@ func New(s Settings, q queue) (*Relay, error) {
 	if err := r.Update(s); err != nil {
 		return nil, err
 	}
+	<-r.wake // there is nothing to hurry yet
 	return r, nil
 }
 

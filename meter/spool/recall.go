@@ -24,9 +24,9 @@ func (s *Spool) recall(f *file) {
 		c := records.Cursor()
 		key, v := c.Last()
 		for n := 0; key != nil && n < recallRecords; n++ {
-			record, at, err := parseValue(key, v)
-			if err != nil || at.Before(since) {
-				return nil
+			record, at, damage := parseValue(key, v)
+			if damage != nil || at.Before(since) {
+				break
 			}
 			s.opts.OnAdopt(record)
 			key, v = c.Prev()
