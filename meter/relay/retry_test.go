@@ -99,7 +99,7 @@ func TestTheDelayDoublesUpToItsLimitAndNeverEnds(t *testing.T) {
 		})
 		for n := 1; n <= attempts; n++ {
 			whole := 30 * time.Second
-			if n <= 8 { // 100 ms * 2^8 is 25.6 s
+			if n <= 9 { // 100 ms * 2^8 is 25.6 s
 				whole = 100 * time.Millisecond << (n - 1)
 			}
 			if d := p.at[n].Sub(p.at[n-1]); d < whole/2 || d > whole {

@@ -23,9 +23,9 @@ func (s *Spool) recall(f *file) {
 	_ = f.view(func(_ *bolt.Tx, records *bolt.Bucket) error {
 		c := records.Cursor()
 		key, v := c.Last()
-		for n := 0; key != nil && n < recallRecords; n++ {
-			record, at, damage := parseValue(key, v)
-			if damage != nil || at.Before(since) {
+		for range recallRecords {
+			record, ok := newer(since, key, v)
+			if !ok {
 				break
 			}
 			s.opts.OnAdopt(record)
@@ -33,4 +33,11 @@ func (s *Spool) recall(f *file) {
 		}
 		return nil
 	})
+}
+
+// newer returns the record of a stored value that is whole and was appended
+// after since.
+func newer(since time.Time, key, v []byte) (record []byte, ok bool) {
+	record, at, err := parseValue(key, v)
+	return record, err == nil && !at.Before(since)
 }
