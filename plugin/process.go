@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"kafka-metering/meter/relay"
 )
 
 // Defaults of what neither an instance nor the process's file gives.
@@ -106,6 +108,18 @@ func (p *process) readFile(path string) {
 	}
 	p.node = cmp.Or(p.file.Node, p.node)
 	p.spoolDir = cmp.Or(p.file.SpoolDir, p.spoolDir)
+}
+
+// readConnection is how commands read the file of the flag -config.
+func readConnection(path string) (settings relay.Settings, spoolDir string, err error) {
+	p := newProcess("", slog.New(slog.DiscardHandler))
+	p.readFile(path)
+	connection, _, err := p.connection(&Config{})
+	if err != nil {
+		return settings, "", err
+	}
+	settings, err = connection.relaySettings()
+	return settings, p.file.SpoolDir, err
 }
 
 // connection returns the connection that c uses: its own where it names brokers, else the process's, whose topic and

@@ -14,6 +14,7 @@ import (
 const Usage = `Commands:
   try       the whole path on this machine, with nothing installed: LLM and API calls become events on a Kafka topic
   extract   the usage that LLM response bodies declare, as JSON lines
+  spool     what Kafka does not have yet, and what it refused: list, export, verify, replay
   upstream  an upstream that replays LLM answers, for trying things out
 
 Each has -h with an example.
@@ -23,13 +24,15 @@ Each has -h with an example.
 var errUsage = errors.New("usage")
 
 // Run runs the named command and returns the process's exit status: 0 for success, 1 for failure, 2 for wrong use.
-func Run(name string, args []string) int {
+func Run(name string, args []string, read ReadConnection) int {
 	var err error
 	switch name {
 	case "try":
 		err = runTry(args, os.Stdout)
 	case "extract":
 		err = runExtract(args, os.Stdin, os.Stdout, os.Stderr)
+	case "spool":
+		err = runSpool(args, os.Stdout, os.Stderr, read)
 	case "upstream":
 		err = runUpstream(args, os.Stdout)
 	case "help":
