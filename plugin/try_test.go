@@ -22,7 +22,14 @@ func tryCommand(t *testing.T, args ...string) *exec.Cmd {
 }
 
 func TestTryEndsWithTotalsThatAreEqual(t *testing.T) {
-	out, err := tryCommand(t).CombinedOutput()
+	for _, front := range []string{"lua", "pdk"} {
+		t.Run(front, func(t *testing.T) { testTry(t, front) })
+	}
+}
+
+func testTry(t *testing.T, front string) {
+	t.Helper()
+	out, err := tryCommand(t, "-front", front).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

@@ -26,13 +26,14 @@ import (
 )
 
 const tryAbout = `Runs the whole path on this machine, with nothing installed: an embedded Kafka broker, a stand-in for Kong that reads
-kong.yml and speaks Kong's plugin protocol, the plugin server in a process of its own, and an upstream that replays LLM
+kong.yml and hands exchanges over as Kong does, the plugin server in a process of its own, and an upstream that replays LLM
 answers. It sends LLM and API calls, prints each event as it arrives on the topic, adds the events up, and checks the
 sums against what the upstream declared, to the token. The exit status is 1 if they differ.
 
 Example:
   kafka-metering try
   kafka-metering try -serve        stay up, to send requests of your own
+  kafka-metering try -front pdk    without the Lua front: Kong's plugin protocol, and buffered responses
   kafka-metering try -f my-kong.yml`
 
 // pluginName is the plugin's name: the name that its executable has to have, and that kong.yml enables.
@@ -51,6 +52,7 @@ func runTry(args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("try", flag.ContinueOnError)
 	file := flags.String("f", "kong.yml", "declarative configuration `file` of Kong")
 	serve := flags.Bool("serve", false, "stay up for requests of your own, until Ctrl-C")
+	front := flags.String("front", "lua", "how exchanges reach the plugin server: lua, as the Lua front hands them over, or pdk, over Kong's plugin protocol")
 	listen := flags.String("listen", "127.0.0.1:0", "`address` of the stand-in for Kong")
 	verbose := flags.Bool("v", false, "print the logs of the stand-in and of the plugin server to standard error")
 	if err := parse(flags, args, tryAbout); err != nil {
@@ -58,7 +60,10 @@ func runTry(args []string, out io.Writer) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	s, err := newStage(ctx, *file, *listen, *verbose)
+	if *front != "lua" && *front != "pdk" {
+		return fmt.Errorf("-front %q: must be lua or pdk", *front)
+	}
+	s, err := newStage(ctx, *file, *listen, *front == "lua", *verbose)
 	if err != nil {
 		return err
 	}
@@ -133,10 +138,11 @@ type stage struct {
 	upstream     *replay.Server
 	replaying    *http.Server
 	kong         *devkong.Kong
+	lua          bool // with the Lua front
 }
 
 // newStage starts everything. The error says what could not be started, and what to do.
-func newStage(ctx context.Context, file, listen string, verbose bool) (_ *stage, err error) {
+func newStage(ctx context.Context, file, listen string, lua, verbose bool) (_ *stage, err error) {
 	declarative, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w: run it in the project's directory, or name a file with -f", err)
@@ -193,11 +199,15 @@ func newStage(ctx context.Context, file, listen string, verbose bool) (_ *stage,
 	if err != nil {
 		return nil, err
 	}
+	query := []string{server, "-kong-prefix", s.dir, "-dump"}
+	if s.lua = lua; !lua {
+		query = append(query, "-buffered") // or nobody would see the answers
+	}
 	s.kong, err = devkong.Start(ctx, devkong.Options{
 		Declarative: declarative,
 		PluginServers: []devkong.PluginServer{{
 			Name:     pluginName,
-			QueryCmd: []string{server, "-kong-prefix", s.dir, "-dump", "-buffered"},
+			QueryCmd: query,
 			StartCmd: []string{server, "-kong-prefix", s.dir},
 		}},
 		Resolve: map[string]string{"upstream:8080": listener.Addr().String()},
@@ -208,7 +218,7 @@ func newStage(ctx context.Context, file, listen string, verbose bool) (_ *stage,
 				delete(config, "security")
 			}
 		},
-		Listen: listen, Workers: 2, StopGrace: tryDrain, Log: log,
+		Lua: lua, Listen: listen, Workers: 2, StopGrace: tryDrain, Log: log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start the stand-in for Kong with %s: %w", file, err)
@@ -308,15 +318,19 @@ func (s settings) aggregations() map[[2]string]string {
 
 // describe tells what runs where.
 func (s *stage) describe(out io.Writer) {
+	handOver := "Kong's plugin protocol, over a unix socket"
+	if s.lua {
+		handOver = "the Lua front's lane: acknowledged batches, over a unix socket"
+	}
 	fmt.Fprintf(out, `Everything runs on this machine, and is gone afterwards:
 
   client -> stand-in for Kong -> upstream that replays LLM answers
             %s
-              | Kong's plugin protocol, over a unix socket
+              | %s
             kafka-metering -> spool on disk -> Kafka (embedded), topic %s
                                                %s
 
-`, s.kong.Addr(), s.topic, s.kafka.Brokers[0])
+`, s.kong.Addr(), handOver, s.topic, s.kafka.Brokers[0])
 }
 
 // invite prints what to try.

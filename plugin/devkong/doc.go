@@ -13,6 +13,9 @@
 //     retries, and the headers that Kong adds;
 //   - the plugin server's process: -dump, start, respawn, SIGTERM and soon SIGKILL.
 //
+// With Options.Lua it does what the Lua front does in Kong's workers (plugin/lua) instead of running the Log phase over the
+// plugin protocol: it taps responses while they pass, and sends batches over the lane.
+//
 // It does not imitate: other plugins, TLS, HTTP/2, gRPC, WebSocket, upstreams with targets, the Admin API, databases,
 // workspaces, expression routes, consumer groups, vaults, services' connect_timeout and write_timeout, the normalisation of
 // paths, Kong's limit of 100 headers and query arguments, and the PDK calls that change a request or a response. Requests

@@ -39,6 +39,10 @@ type Options struct {
 	// Override may change the configuration of a plugin, as it stands in the file, before it is checked.
 	Override func(plugin string, config map[string]any)
 
+	// Lua hands exchanges over as a plugin's Lua front does (plugin/lua): bodies are tapped while they pass, and batches go
+	// over the lane, the socket beside the plugin server's own. Without it the Log phase runs over Kong's plugin protocol.
+	Lua bool
+
 	Listen    string        // defaults to a free port on loopback
 	Workers   int           // defaults to 2
 	StopGrace time.Duration // from SIGTERM to SIGKILL of a plugin server; defaults to Kong's 20 ms
@@ -238,6 +242,7 @@ func (k *Kong) Close() error {
 		if err := k.Wait(ctx); err != nil {
 			errs = append(errs, err)
 		}
+		k.workers.closeLanes()
 		k.workers.Close()
 		if k.transport != nil {
 			k.transport.CloseIdleConnections()

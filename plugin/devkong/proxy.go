@@ -39,6 +39,7 @@ func (k *Kong) serve(w http.ResponseWriter, r *http.Request) {
 
 	k.running.begin() // so that Wait does not overtake a response whose Log phase is yet to start
 	abort := t.run()
+	t.broken = abort
 	t.log()
 	k.running.end()
 	if abort {
@@ -112,6 +113,7 @@ func (t *transaction) proxy() (abort bool) {
 		t.sendBuffered(resp)
 		return false
 	}
+	t.watch(resp.Header)
 	t.upstreamStatus = t.statusList(resp.StatusCode)
 	return t.sendStream(resp)
 }
@@ -274,9 +276,11 @@ func (t *transaction) sendStream(body io.Reader) (abort bool) {
 		n, err := body.Read(piece)
 		if n > 0 {
 			if _, werr := t.w.Write(piece[:n]); werr != nil {
+				t.tapped.see(piece[:n], errors.Is(err, io.EOF))
 				return true // a client that aborts: Kong logs the upstream's status all the same
 			}
 			_ = flusher.Flush()
+			t.tapped.see(piece[:n], false)
 			t.bytesSent += n
 			if t.chunked {
 				t.bytesSent += chunkSize(n) - n
@@ -287,6 +291,7 @@ func (t *transaction) sendStream(body io.Reader) (abort bool) {
 			if t.chunked {
 				t.bytesSent += len("0\r\n\r\n")
 			}
+			t.tapped.see(nil, true)
 			return false
 		case err != nil:
 			return true // the upstream broke off, or the client did

@@ -42,6 +42,9 @@ type transaction struct {
 
 	proxied, exited, unexpected bool // see source
 
+	broken bool     // the response ended before its time
+	tapped *watched // nil without the Lua front, and without a body
+
 	status          int
 	responseHeaders http.Header
 	chunked         bool
@@ -166,6 +169,10 @@ func (t *transaction) log() {
 	e := t.live()
 	e.Log = t.serialize()
 	for _, c := range conf {
+		if t.kong.options.Lua {
+			t.overLane(c, e.Log, !t.broken)
+			continue
+		}
 		if t.worker.timers.Add(1) > maxTimers {
 			t.worker.timers.Add(-1)
 			t.kong.workers.count.events.Add(1)

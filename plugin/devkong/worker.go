@@ -139,7 +139,7 @@ func NewWorkers(n int, o WorkersOptions) *Workers {
 		w.all = append(w.all, &Worker{
 			id: i, node: w,
 			instances: map[string]*instance{}, sequences: map[*Configuration]int64{},
-			pools: map[string]*pool{}, messages: map[string]int64{},
+			pools: map[string]*pool{}, messages: map[string]int64{}, lanes: map[string]*laneFront{},
 		})
 	}
 	return w
@@ -201,6 +201,7 @@ type Worker struct {
 	sequences map[*Configuration]int64 // __seq__, given when a configuration is first used
 	pools     map[string]*pool         // by socket
 	messages  map[string]int64         // the last message number, by plugin
+	lanes     map[string]*laneFront    // by plugin
 }
 
 // instance is one started instance, or the claim of the event that is starting it. The worker's mutex guards it.
