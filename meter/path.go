@@ -57,6 +57,7 @@ func identifierLen(s string) int {
 type paths struct {
 	log, added scan.Shape
 	slots      int
+	asked      map[int]bool // slots that an expression reads, beside what every program reads
 }
 
 // addedRoots are the members of the observation that are not Kong's.
@@ -67,7 +68,11 @@ func (p *paths) add(keys []string) (int, error) {
 	if slices.Contains(addedRoots, keys[0]) {
 		return addPath(&p.added, keys, &p.slots)
 	}
-	return addPath(&p.log, keys, &p.slots)
+	slot, err := addPath(&p.log, keys, &p.slots)
+	if p.asked != nil {
+		p.asked[slot] = true
+	}
+	return slot, err
 }
 
 // addPath returns the slot of a path of shape: the one behind last when the path is new.

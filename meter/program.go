@@ -64,6 +64,7 @@ func Compile(s Settings) (*Program, error) {
 		}
 		p.headers[name] = slot
 	}
+	p.paths.asked = map[int]bool{}
 	for i, source := range s.SubjectSources {
 		keys, err := source.path()
 		var slot int

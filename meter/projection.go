@@ -1,5 +1,22 @@
 package meter
 
-// LogPaths returns the paths into Kong's log that the program reads, as keys. An [Program.Observe] of a log that holds
-// nothing else gives the same events.
-func (p *Program) LogPaths() [][]string { return p.paths.log.Paths() }
+// exchangeFacts are what is read of every exchange. The other facts tell of calls to language models.
+var exchangeFacts = map[int]bool{
+	slotRequestID: true, slotStartedAt: true, slotMethod: true, slotStatus: true, slotUpstreamStatus: true, slotSource: true,
+	slotTraceParent: true, slotTries: true,
+}
+
+// LogPaths returns the paths into Kong's log that the program reads, as keys: those that it reads of every exchange, and
+// those that it reads beside them where the exchange may be a call to a language model, which a POST may be. Of a log that
+// holds no others [Program.Observe] makes the same.
+func (p *Program) LogPaths() (every, calls [][]string) {
+	for keys, slot := range p.paths.log.Paths {
+		switch {
+		case exchangeFacts[slot], p.paths.asked[slot], p.readsBody:
+			every = append(every, keys)
+		case p.readsLLM && slot != slotClientIP && slot != slotDuration:
+			calls = append(calls, keys)
+		}
+	}
+	return every, calls
+}

@@ -46,12 +46,37 @@ func project(t *testing.T, document []byte, paths [][]string) []byte {
 	return b
 }
 
+func TestWhatTellsOfCallsIsReadOnlyWhereAMeterAsks(t *testing.T) {
+	count := func(m ...meter.Meter) (every, calls int) {
+		p, err := meter.Compile(meter.Settings{Meters: m, Headers: []string{"x-usage"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, b := p.LogPaths()
+		return len(a), len(b)
+	}
+	requests, none := count(meter.APIRequests())
+	both, some := count(meter.APIRequests(), meter.AICalls())
+	if none != 0 || some == 0 || requests != both {
+		t.Errorf("of requests %d and %d paths, of calls %d and %d", requests, none, both, some)
+	}
+	body := meter.Meter{Slug: "b", Aggregation: meter.Sum, Value: "body.rows"}
+	if every, calls := count(meter.APIRequests(), body); calls != 0 || every <= requests {
+		t.Errorf("of bodies %d and %d paths", every, calls)
+	}
+	uri := meter.Meter{Slug: "u", Aggregation: meter.Count, GroupBy: map[string]string{"uri": "upstream_uri"}}
+	if every, calls := count(meter.APIRequests(), meter.AICalls(), uri); every != requests+1 || calls != some-1 {
+		t.Errorf("with a dimension %d and %d paths, without it %d and %d", every, calls, requests, some)
+	}
+}
+
 func TestTheLogsPathsAreAllThatIsReadOfIt(t *testing.T) {
 	p, err := meter.Compile(meter.Settings{
 		Meters: []meter.Meter{
 			meter.APIRequests(), meter.AICalls(),
 			{Slug: "a", EventType: "own", Aggregation: meter.Sum, Value: "response.size", Filter: "has(service.name)", GroupBy: map[string]string{"agent": "request.headers['user-agent']"}},
 		},
+		Headers:        []string{"x-usage"},
 		SubjectSources: []meter.SubjectSource{{LookUpValueIn: "consumer", Field: "username"}},
 	})
 	if err != nil {
@@ -78,8 +103,20 @@ func TestTheLogsPathsAreAllThatIsReadOfIt(t *testing.T) {
 		if len(want) != 2 {
 			t.Errorf("%s gives %d events", file, len(want))
 		}
-		if diff := cmp.Diff(want, events(project(t, document, p.LogPaths()))); diff != "" {
+		every, calls := p.LogPaths()
+		if diff := cmp.Diff(want, events(project(t, document, every))); diff != "" {
 			t.Errorf("%s (-whole log +its paths):\n%s", file, diff)
+		}
+		o, err := p.Observe(string(project(t, document, append(every, calls...))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole, _ := p.Observe(string(document))
+		facts := func(o *meter.Observation) []string {
+			return []string{o.UpstreamPath(), o.ServiceHost(), o.ContentType(), o.ContentEncoding(), o.ResponseHeader("x-usage"), o.Method()}
+		}
+		if diff := cmp.Diff(facts(whole), facts(o)); diff != "" {
+			t.Errorf("%s: what tells of calls (-whole log +its paths):\n%s", file, diff)
 		}
 	}
 }

@@ -251,7 +251,8 @@ func (s *laneSession) register(c *lane.Config) []byte {
 	}
 	s.instances[c.ID] = in
 	s.l.mu.Unlock()
-	needs := lane.Needs{Log: in.program.LogPaths(), Body: lane.BodyNone, Problems: in.problems}
+	needs := lane.Needs{Body: lane.BodyNone, Problems: in.problems}
+	needs.Log, needs.Calls = in.program.LogPaths()
 	switch {
 	case in.program.ReadsBody():
 		needs.Body = lane.BodyAny

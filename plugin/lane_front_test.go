@@ -229,3 +229,34 @@ func TestTheFrontSeesEveryKindOfExchange(t *testing.T) {
 		t.Errorf("nginx has logged:\n%s", log)
 	}
 }
+
+// TestTheFrontSendsNoMoreThanTheMetersRead counts how often the whole log is made of many exchanges of all kinds.
+func TestTheFrontSendsNoMoreThanTheMetersRead(t *testing.T) {
+	broker := startBroker(t)
+	s := startServer(t)
+	const attributes = `[{"source":"header","look_up_value_in":"X-Team","event_property_name":"x_team"},{"source":"query","look_up_value_in":"case","event_property_name":"x_case"}]`
+	n := startNginx(t, s, 1, &frontUpstream{}, s.configuration(broker, `{"attributes":`+attributes+`,"meters":[`+seenMeter+`]}`).Config)
+	names := []string{"stream", "document", "document-get", "error", "head", "not-modified", "gzip"}
+	for range 25 {
+		for _, name := range names {
+			c := frontCases[name]
+			c.request(t, name, n.Front)
+		}
+	}
+	total := len(names) * 25
+	var whole int
+	if _, err := fmt.Sscan(httpGet(t, "http://"+n.Counts), &whole); err != nil {
+		t.Fatal(err)
+	}
+	// Until the process has said what it needs, and one in twice as many exchanges each time.
+	if whole > 20 {
+		t.Errorf("the whole log was made %d times of %d exchanges", whole, total)
+	}
+	n.quit()
+	s.awaitPublished()
+	c := count(t, broker)
+	c.check(t, int64(total))
+	if log := n.errors(); strings.Contains(log, "kafka-metering") {
+		t.Errorf("nginx has logged:\n%s", log)
+	}
+}

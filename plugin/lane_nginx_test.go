@@ -30,6 +30,7 @@ type testNginx struct {
 	Workers                              int
 	Upstream                             string
 	Front, FrontHTTP2, Bare, File        string // addresses: with the front, without it, and with a log plugin of another kind
+	Counts                               string // and one that tells how often Kong's whole log was made
 
 	cmd    *exec.Cmd
 	exited chan struct{}
@@ -73,6 +74,7 @@ func startNginx(t testing.TB, s *testServer, workers int, upstream http.Handler,
 	t.Cleanup(func() { web.Close() })
 	n.Upstream = listener.Addr().String()
 	n.Front, n.FrontHTTP2, n.Bare, n.File = freeAddress(t), freeAddress(t), freeAddress(t), freeAddress(t)
+	n.Counts = freeAddress(t)
 	for _, option := range options {
 		option(n)
 	}

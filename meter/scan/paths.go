@@ -2,19 +2,20 @@ package scan
 
 import "slices"
 
-// Paths returns the paths that s reads through objects, as keys, in the order in which they were added.
-func (s *Shape) Paths() [][]string { return s.paths(nil, nil) }
+// Paths calls yield for each path that s reads through objects, as keys, with its slot, in the order in which they were
+// added. What is read of a list's elements is the list's path, with the slot [Nowhere].
+func (s *Shape) Paths(yield func(keys []string, slot int) bool) { s.paths(nil, yield) }
 
-func (s *Shape) paths(all [][]string, before []string) [][]string {
+func (s *Shape) paths(before []string, yield func([]string, int) bool) bool {
 	for i := range s.members {
 		m := &s.members[i]
 		keys := append(slices.Clip(before), m.name)
-		if m.slot != Nowhere || m.each != nil {
-			all = append(all, keys)
+		if (m.slot != Nowhere || m.each != nil) && !yield(keys, m.slot) {
+			return false
 		}
-		if m.sub != nil {
-			all = m.sub.paths(all, keys)
+		if m.sub != nil && !m.sub.paths(keys, yield) {
+			return false
 		}
 	}
-	return all
+	return true
 }

@@ -21,8 +21,8 @@
 // start); counted is how many of its exchanges have been acknowledged, or reported as dropped, on any connection.
 //
 // CONFIG registers a plugin configuration, the JSON that Kong hands to the plugin, under a number of the worker's choice.
-// It holds for the connection. The answer is JSON ([Needs]): which paths of Kong's log the meters read, whether they want
-// the body, and what is wrong with the configuration.
+// It holds for the connection. The answer is JSON ([Needs]): which paths of Kong's log the meters read, and which beside
+// them of a POST; whether they want the body, and what is wrong with the configuration.
 //
 // BATCH hands over n exchanges, preceded by as many DROP lines as it says: exchanges of a plugin that the worker could not
 // keep, by reason. A worker has one batch under way. OK means that all events are in the spool: the worker forgets the

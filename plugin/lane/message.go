@@ -93,7 +93,8 @@ const (
 
 // Needs is the answer to a configuration.
 type Needs struct {
-	Log      [][]string `json:"log,omitempty"` // paths into Kong's log; none: the whole of it
+	Log      [][]string `json:"log,omitempty"`   // paths into Kong's log; none: the whole of it
+	Calls    [][]string `json:"calls,omitempty"` // more of them, of a POST
 	Body     Body       `json:"body"`
 	Problems string     `json:"problems,omitempty"` // of the configuration, for Kong's error log
 }

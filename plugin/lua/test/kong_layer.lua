@@ -55,7 +55,10 @@ local function pdk(prefix)
   }
 end
 
+M.serialized = 0 -- how often this worker has made the whole log
+
 function M.serialize()
+  M.serialized = M.serialized + 1
   local ctx, var = ngx.ctx, ngx.var
   local request_uri, upstream_uri = var.request_uri or "", var.upstream_uri or ""
   if upstream_uri ~= "" and not upstream_uri:find("?", nil, true) then

@@ -39,7 +39,7 @@ local dropped = {}              -- "<plugin> <reason>" -> count, not told yet
 local batch, batches = nil, 0   -- the one under way, or to be sent again; the number of the last
 local connections = 0           -- registrations belong to a connection
 local registrations, registered = setmetatable({}, { __mode = "k" }), 0       -- by configuration; the last one's id
-local flushing, due, not_before, failures, warned = false, nil, 0, 0, -60
+local flushing, due, not_before, failures, gone, warned = false, nil, 0, 0, false, -60
 
 local function warn(...) -- at most once a minute, whatever happens how often
   if ngx.now() - warned >= 60 then
@@ -55,7 +55,7 @@ local function registration(conf)
   if not r then
     registered = registered + 1
     r = { id = registered, json = assert(cjson.encode(conf)), plugin = conf.__plugin_id or "-", body = "llm",
-          window = conf.max_body_bytes or 2^20, checks = 0 }
+          half = floor((conf.max_body_bytes or 2^20) / 2), checks = 0 }
     registrations[conf] = r
   end
   return r
@@ -81,29 +81,33 @@ local function watch(conf)
   if r.body == "any" or seen.posted and status < 300 then
     local kind, encoding = ngx.header["Content-Type"] or "", ngx.header["Content-Encoding"] or ""
     if #kind < 256 and #encoding < 256 and type(encoding) == "string" and readable(kind:lower()) then
-      seen.kind, seen.encoding, seen.window = kind, encoding, r.window
-      seen.head, seen.head_bytes, seen.skipped = {}, 0, 0 -- the first half of the window, a list
-      seen.tail, seen.tail_bytes, seen.from, seen.to = {}, 0, 1, 0 -- the second half, which moves on over the body
+      seen.kind, seen.encoding, seen.half = kind, encoding, r.half
+      seen.head, seen.head_bytes, seen.skipped = {}, 0, 0 -- a list of pieces
+      seen.tail, seen.tail_bytes, seen.from, seen.to = {}, 0, 1, 0 -- a window on what comes after them
     end
   end
 end
 
 local function keep(seen, piece)
-  local half, size = floor(seen.window / 2), #piece
-  if size > seen.window then -- a response that another plugin has buffered passes in one piece
-    keep(seen, sub(piece, 1, half))
-    seen.skipped = seen.skipped + size - 2 * half
-    return keep(seen, sub(piece, -half))
-  elseif seen.to == 0 and seen.head_bytes < half then
-    seen.head[#seen.head + 1], seen.head_bytes = piece, seen.head_bytes + size
-    return
+  local half = seen.half
+  local room = half - seen.head_bytes
+  if room > 0 then
+    local first_part = sub(piece, 1, room)
+    seen.head[#seen.head + 1], seen.head_bytes = first_part, seen.head_bytes + #first_part
+    if #piece <= room then
+      return
+    end
+    piece = sub(piece, room + 1)
   end
-  seen.to, seen.tail_bytes = seen.to + 1, seen.tail_bytes + size
+  if #piece > half then -- a response that another plugin has buffered passes in one piece
+    seen.skipped, piece = seen.skipped + #piece - half, sub(piece, -half)
+  end
+  seen.to, seen.tail_bytes = seen.to + 1, seen.tail_bytes + #piece
   seen.tail[seen.to] = piece
-  while seen.head_bytes + seen.tail_bytes > seen.window and seen.from < seen.to do
-    local gone = #seen.tail[seen.from]
+  while seen.tail_bytes > half do
+    local gone_bytes = #seen.tail[seen.from]
     seen.tail[seen.from], seen.from = nil, seen.from + 1
-    seen.tail_bytes, seen.skipped = seen.tail_bytes - gone, seen.skipped + gone
+    seen.tail_bytes, seen.skipped = seen.tail_bytes - gone_bytes, seen.skipped + gone_bytes
   end
 end
 
@@ -119,86 +123,83 @@ end
 
 -- The log, as far as it is read
 
--- pick returns those members of a table. Raw: Kong's tables of headers also answer to other spellings.
-local function pick(t, names)
-  local some = {}
-  for i = 1, t and #names or 0 do
-    some[names[i]] = rawget(t, names[i])
-  end
-  return some
+-- fields says how to get the members of Kong's log that kong.log.serialize makes (Kong 3.9: kong/pdk/log.lua), as Lua.
+local fields = {
+  ["request.id"] = [[ctx.request_id or var.kong_request_id or ""]],
+  ["request.method"] = [[kong.request.get_method()]],
+  ["request.uri"] = [[ctx.request_uri or var.request_uri or ""]],
+  ["request.size"] = [[tonumber(var.request_length)]],
+  ["response.status"] = [[ngx.status]],
+  ["response.size"] = [[tonumber(var.bytes_sent)]],
+  ["latencies.kong"] = [[ctx.KONG_PROXY_LATENCY or ctx.KONG_RESPONSE_LATENCY or 0]],
+  ["latencies.proxy"] = [[ctx.KONG_WAITING_TIME or -1]],
+  ["latencies.receive"] = [[ctx.KONG_RECEIVE_TIME or 0]],
+  ["latencies.request"] = [[tonumber(var.request_time) * 1000]],
+  upstream_uri = [[upstream_uri(ctx)]],
+  upstream_status = [[var.upstream_status or ctx.buffered_status or ""]],
+  tries = [[ctx.balancer_data and ctx.balancer_data.tries]],
+  client_ip = [[var.remote_addr]],
+  started_at = [[kong.request.get_start_time()]],
+  source = [[kong.response.get_source() == "service" and "upstream" or "kong"]],
+  workspace = [[ctx.workspace]],
+  -- What AI plugins log is in the whole log alone; serialize_values says that something was added to it.
+  ai = [[ctx.serialize_values and kong.log.serialize().ai]],
+}
+
+-- objects are those of which single members are read: how to get one, whose name stands for NAME.
+local objects = {
+  ["request.headers"] = [[request_header(NAME)]],
+  ["request.querystring"] = [[var.args and rawget(kong.request.get_query(), NAME)]],
+  ["response.headers"] = [[ngx.header[NAME] ]],
+  route = [[(kong.router.get_route() or none)[NAME] ]],
+  service = [[(kong.router.get_service() or none)[NAME] ]],
+  consumer = [[(kong.client.get_consumer() or none)[NAME] ]],
+  authenticated_entity = [[(kong.client.get_credential() or none)[NAME] ]],
+}
+
+local env = { kong = kong, ngx = ngx, none = {}, rawget = rawget, tonumber = tonumber, var = var }
+
+-- request_header returns a header as Kong logs it; nginx's variable tells quickly that there is none.
+function env.request_header(name)
+  local value = var["http_" .. name:gsub("%-", "_")] and rawget(kong.request.get_headers(), name)
+  return value and (name == "authorization" or name == "proxy-authorization") and "REDACTED" or value
 end
 
--- fields are the members of Kong's log as kong.log.serialize makes them (Kong 3.9: kong/pdk/log.lua), and objects are
--- those of which single members are read.
-local fields = {
-  ["request.id"] = function(ctx) return ctx.request_id or var.kong_request_id or "" end,
-  ["request.method"] = function() return kong.request.get_method() end,
-  ["request.uri"] = function(ctx) return ctx.request_uri or var.request_uri or "" end,
-  ["request.size"] = function() return tonumber(var.request_length) end,
-  ["response.status"] = function() return ngx.status end,
-  ["response.size"] = function() return tonumber(var.bytes_sent) end,
-  ["latencies.kong"] = function(ctx) return ctx.KONG_PROXY_LATENCY or ctx.KONG_RESPONSE_LATENCY or 0 end,
-  ["latencies.proxy"] = function(ctx) return ctx.KONG_WAITING_TIME or -1 end,
-  ["latencies.receive"] = function(ctx) return ctx.KONG_RECEIVE_TIME or 0 end,
-  ["latencies.request"] = function() return tonumber(var.request_time) * 1000 end,
-  upstream_uri = function(ctx)
-    local uri, asked = var.upstream_uri or "", ctx.request_uri or var.request_uri or ""
-    if uri == "" or find(uri, "?", 1, true) then
-      return uri
-    end
-    return sub(asked, -1) == "?" and uri .. "?" or var.is_args == "?" and uri .. "?" .. (var.args or "") or uri
-  end,
-  upstream_status = function(ctx) return var.upstream_status or ctx.buffered_status or "" end,
-  tries = function(ctx) return ctx.balancer_data and ctx.balancer_data.tries end,
-  client_ip = function() return var.remote_addr end,
-  started_at = function() return kong.request.get_start_time() end,
-  source = function() return kong.response.get_source() == "service" and "upstream" or "kong" end,
-  workspace = function(ctx) return ctx.workspace end,
-}
-local objects = {
-  ["request.headers"] = function(_, names)
-    for i = 1, #names do
-      if var["http_" .. names[i]:gsub("%-", "_")] then
-        local some = pick(kong.request.get_headers(), names)
-        some["authorization"] = some["authorization"] and "REDACTED"
-        some["proxy-authorization"] = some["proxy-authorization"] and "REDACTED"
-        return some
-      end
-    end
-  end,
-  ["request.querystring"] = function(_, names) return var.args and pick(kong.request.get_query(), names) or nil end,
-  ["response.headers"] = function(_, names)
-    local some = {}
-    for i = 1, #names do
-      some[names[i]] = ngx.header[names[i]]
-    end
-    return some
-  end,
-  route = function(_, names) return pick(kong.router.get_route(), names) end,
-  service = function(_, names) return pick(kong.router.get_service(), names) end,
-  consumer = function(_, names) return pick(kong.client.get_consumer(), names) end,
-  authenticated_entity = function(_, names) return pick(kong.client.get_credential(), names) end,
-  -- What AI plugins log is in the whole log alone; serialize_values says that something was added to it.
-  ai = function(ctx, names) return ctx.serialize_values and pick(kong.log.serialize().ai, names) or nil end,
-}
+function env.upstream_uri(ctx)
+  local uri, asked = var.upstream_uri or "", ctx.request_uri or var.request_uri or ""
+  if uri == "" or find(uri, "?", 1, true) then
+    return uri
+  end
+  return sub(asked, -1) == "?" and uri .. "?" or var.is_args == "?" and uri .. "?" .. (var.args or "") or uri
+end
 
--- plan compiles the paths that the process needs; nil when one of them is none of ours: then the whole log is sent.
-local function plan(paths)
-  local steps, by_name = { paths = paths }, {}
+-- projection compiles the paths that the process needs into a function that returns a log with those members alone: Lua
+-- without a loop, because LuaJIT makes fast code of that. It returns nil when a path is none of ours: then the whole log is
+-- sent.
+local function projection(paths)
+  local root = {}
   for _, path in pairs(paths) do
     local depth = (fields[path[1]] or objects[path[1]]) and 1 or 2
-    local name, inside = table.concat(path, ".", 1, min(depth, #path)), path[depth + 1]
-    if not fields[name] and not (objects[name] and inside) then
+    local name = table.concat(path, ".", 1, min(depth, #path))
+    local code = fields[name] or path[depth + 1] and objects[name] and objects[name]:gsub("NAME", ("%q"):format(path[depth + 1]))
+    if not code then
       return nil
     end
-    local step = by_name[name]
-    if not step then
-      step = { get = fields[name] or objects[name], group = depth == 2 and path[1], key = path[depth], names = {} }
-      by_name[name], steps[#steps + 1] = step, step
+    local into = root
+    for i = 1, (fields[name] and depth or depth + 1) - 1 do
+      into[path[i]] = into[path[i]] or {}
+      into = into[path[i]]
     end
-    step.names[#step.names + 1] = inside
+    into[fields[name] and path[depth] or path[depth + 1]] = code
   end
-  return steps
+  local function constructor(t)
+    local members = {}
+    for key, code in pairs(t) do
+      members[#members + 1] = ("[%q]=%s"):format(key, type(code) == "table" and constructor(code) or code)
+    end
+    return "{" .. table.concat(members, ",") .. "}"
+  end
+  return setfenv(loadstring("local ctx = ... return " .. constructor(root)), env)
 end
 
 local function same(a, b)
@@ -221,35 +222,29 @@ local function at(t, path)
   return t
 end
 
--- verify compares with Kong's own log, for a configuration's first exchange, its second, fourth, eighth and so on. Where
--- they differ (another version of Kong, a plugin that rewrites the log) Kong's log is sent from then on.
-local function verify(r, log)
+-- project returns the exchange's log, as far as it is read. For a configuration's first exchange, its second, fourth,
+-- eighth and so on it compares with Kong's own: where they differ (another version of Kong, a plugin that rewrites the log)
+-- Kong's log is sent from then on.
+local function project(r)
+  local call = ngx.req.get_method() == "POST"
+  local get = call and r.call or r.request
+  if not get then
+    return kong.log.serialize()
+  end
+  local log = get(ngx.ctx)
+  r.checks = r.checks + 1
+  if bit.band(r.checks, r.checks - 1) ~= 0 then
+    return log
+  end
   local whole = kong.log.serialize()
-  for _, path in pairs(r.plan.paths) do
+  for _, path in pairs(call and r.call_paths or r.paths) do
     if not same(at(log, path), at(whole, path)) then
       warn("kafka-metering: this Kong logs ", table.concat(path, "."), " differently; its whole log is sent, which is slower")
-      r.plan = nil
+      r.request, r.call = nil, nil
       return whole
     end
   end
   return log
-end
-
-local function project(r)
-  if not r.plan then
-    return kong.log.serialize()
-  end
-  local log, ctx = {}, ngx.ctx
-  for i = 1, #r.plan do
-    local step, into = r.plan[i], log
-    if step.group then
-      into = log[step.group] or {}
-      log[step.group] = into
-    end
-    into[step.key] = step.get(ctx, step.names)
-  end
-  r.checks = r.checks + 1
-  return bit.band(r.checks, r.checks - 1) == 0 and verify(r, log) or log
 end
 
 -- The lane
@@ -298,7 +293,11 @@ local function register(socket, r)
   elseif needs.problems then
     kong.log.err(needs.problems)
   end
-  r.connection, r.body, r.plan = connections, needs.body, needs.log and plan(needs.log)
+  r.connection, r.body, r.paths, r.call_paths = connections, needs.body, needs.log or {}, { unpack(needs.log or {}) }
+  for _, path in pairs(needs.calls or {}) do
+    r.call_paths[#r.call_paths + 1] = path
+  end
+  r.request, r.call = needs.log and projection(r.paths), needs.log and projection(r.call_paths)
   return true
 end
 
@@ -355,9 +354,20 @@ local function deliver(socket, b)
   return nil, answer or err
 end
 
--- drain sends batches until the queue is all but empty.
+local function idle()
+  return not batch and first > last and not next(dropped)
+end
+
+-- drain sends batches until the queue is all but empty, and a worker that exits says goodbye.
 local function drain(exiting)
+  if idle() and (not exiting or gone or connections == 0) then
+    return true
+  end
   local socket, err, reused = connect(exiting)
+  gone = exiting
+  if socket and idle() then
+    return true, socket:send("BYE\n"), socket:close()
+  end
   for _ = 1, 100 do -- and then another timer goes on: one that never ends never gives its memory back
     batch = batch or take()
     local ok = socket
@@ -374,8 +384,7 @@ local function drain(exiting)
     if not ok then
       return nil, err, socket and socket:close()
     end
-    local left = last - first + 1
-    if left == 0 and not next(dropped) or left < BATCH_ENTRIES and not exiting then
+    if idle() or last - first + 1 < BATCH_ENTRIES and not exiting then
       break
     end
     reused = false
@@ -445,7 +454,7 @@ flush = function(_, time)
     not_before = ngx.now() + min(RETRY_MOST, RETRY_DELAY * 2 ^ (failures - 1))
     warn("kafka-metering: the process takes no exchanges, they are kept: ", ran and err or ok)
   end
-  if first <= last or next(dropped) or batch then
+  if not idle() then
     schedule(last - first + 1 < BATCH_ENTRIES and BATCH_DELAY or 0)
   end
 end

@@ -1,0 +1,243 @@
+-- A worker of nginx without nginx, for unit tests: time stands still until a test moves it, timers run when a test says so,
+-- and at the other end of the socket there is a process that does as a test tells it. load() returns a fresh handler in it.
+local M = {}
+
+local function flatten(message, into)
+  if type(message) ~= "table" then
+    into[#into + 1] = tostring(message)
+    return into
+  end
+  for i = 1, #message do
+    flatten(message[i], into)
+  end
+  return into
+end
+
+-- process is the other end. It takes what the real one takes, and remembers it.
+local function new_process()
+  return {
+    away = false, -- nobody listens
+    mute = false, -- takes everything and answers nothing
+    answer = nil, -- to a BATCH, instead of OK
+    needs = '{"body":"llm"}',
+    hellos = {}, configs = {}, batches = {}, byes = 0,
+  }
+end
+
+-- take parses one message, the whole of it, and returns the answer.
+local function take(process, text)
+  local word = text:match("^%u+")
+  if word == "HELLO" then
+    process.hellos[#process.hellos + 1] = text
+    return "OK 1"
+  elseif word == "CONFIG" then
+    process.configs[#process.configs + 1] = text
+    return "OK " .. #process.needs, process.needs
+  elseif word == "BYE" then
+    process.byes = process.byes + 1
+    return nil
+  end
+  local number, again, drops, entries, rest = text:match("^BATCH (%d+) (%d) (%d+) (%d+)\n(.*)$")
+  assert(number, "not a message: " .. text:sub(1, 100))
+  local batch = { text = text, number = tonumber(number), again = again == "1", drops = {}, exchanges = {} }
+  for _ = 1, tonumber(drops) do
+    local plugin, reason, count, after = rest:match("^DROP (%S+) (%S+) (%d+)\n(.*)$")
+    batch.drops[plugin .. " " .. reason], rest = tonumber(count), after
+  end
+  for _ = 1, tonumber(entries) do
+    local line, after = rest:match("^(EXCHANGE [^\n]*)\n(.*)$")
+    local words = {}
+    for w in line:gmatch("%S+") do
+      words[#words + 1] = w
+    end
+    assert(#words == 13, line)
+    local x = { number = tonumber(words[3]), flags = words[4], first_byte = tonumber(words[5]), skipped = tonumber(words[12]) }
+    for _, part in ipairs { { "log", 7 }, { "request", 8 }, { "kind", 9 }, { "encoding", 10 }, { "head", 11 }, { "tail", 13 } } do
+      local size = tonumber(words[part[2]])
+      x[part[1]], after = after:sub(1, size), after:sub(size + 1)
+      assert(#x[part[1]] == size, "an exchange is shorter than it says")
+    end
+    rest = after
+    batch.exchanges[#batch.exchanges + 1] = x
+  end
+  assert(rest == "", "something follows the batch")
+  process.batches[#process.batches + 1] = batch
+  return process.answer or "OK " .. number
+end
+
+-- new returns a worker: its ngx, its kong, its timers, and the process.
+function M.new()
+  local w = { time = 1795428217, timers = {}, lines = {}, process = new_process(), pooled = nil, exiting = false, slept = 0 }
+
+  local function socket()
+    local s = { incoming = {} }
+    function s:settimeouts() end
+    function s:connect(path, options)
+      assert(path == "unix:/kong/kafka-metering.lane.socket" and options.pool_size == 1)
+      if w.pooled then
+        self.reused, self.process, w.pooled = 1, w.pooled, nil
+        return 1
+      elseif w.process.away then
+        return nil, "connection refused"
+      end
+      self.reused, self.process = 0, w.process
+      return 1
+    end
+    function s:getreusedtimes() return self.reused end
+    function s:send(message)
+      if self.process ~= w.process then
+        return nil, "closed" -- by a process that is gone
+      end
+      local text = table.concat(flatten(message, {}))
+      if not self.process.mute then
+        local line, body = take(self.process, text)
+        self.incoming = { line, body }
+      end
+      return #text
+    end
+    function s:receive(what)
+      if w.during_receive then
+        w.during_receive()
+      end
+      local line = table.remove(self.incoming, 1)
+      if not line then
+        return nil, "timeout"
+      end
+      assert(what == "*l" or what == #line)
+      return line
+    end
+    function s:setkeepalive()
+      w.pooled = self.process
+      return 1
+    end
+    function s:close() return 1 end
+    return s
+  end
+
+  w.request = {} -- of the exchange at hand: method, status, headers, body, …
+  w.ngx = {
+    null = setmetatable({}, { __tostring = function() return "null" end }),
+    now = function() return w.time end,
+    sleep = function(seconds) w.slept, w.time = w.slept + seconds, w.time + seconds end,
+    ctx = {}, arg = {},
+    var = setmetatable({}, { __index = function(_, name) return w.request.var and w.request.var[name] end }),
+    header = setmetatable({}, { __index = function(_, name) return (w.request.response_headers or {})[name:lower()] end }),
+    req = {
+      get_method = function() return w.request.method or "GET" end,
+      start_time = function() return w.request.start or w.time end,
+      get_body_data = function() return w.request.body end,
+    },
+    socket = { tcp = socket },
+    worker = { exiting = function() return w.exiting end, pid = function() return 812 end },
+    timer = {
+      at = function(delay, fn, ...)
+        if w.no_timers then
+          return nil, "too many pending timers"
+        end
+        assert(delay == 0 or not w.exiting, "process exiting")
+        w.timers[#w.timers + 1] = { at = w.time + delay, fn = fn, args = { ... } }
+        return true
+      end,
+      every = function(_, fn) w.sentinel = fn return true end,
+    },
+  }
+  setmetatable(w.ngx, { __index = function(_, name) return name == "status" and (w.request.status or 200) or nil end })
+  local function write(level)
+    return function(...)
+      local words = {}
+      for i = 1, select("#", ...) do
+        words[i] = tostring((select(i, ...)))
+      end
+      w.lines[#w.lines + 1] = level .. ": " .. table.concat(words)
+    end
+  end
+  w.log = { request = { id = "r" }, response = { status = 200 }, source = "upstream" } -- what kong.log.serialize says
+  w.kong = {
+    configuration = { prefix = "/kong" },
+    log = { warn = write("warn"), err = write("err"), serialize = function()
+      if w.serialize_fails then
+        error("it is broken")
+      end
+      return w.log
+    end },
+    request = {
+      get_method = function() return w.request.method or "GET" end,
+      get_headers = function()
+        return setmetatable(w.request.headers or {}, { __index = function(t, k) return rawget(t, k:lower()) end })
+      end,
+      get_query = function() return w.request.query or {} end,
+      get_start_time = function() return 1795428217000 end,
+    },
+    response = { get_source = function() return w.request.source or "service" end },
+    router = {
+      get_route = function() return w.request.route end,
+      get_service = function() return w.request.service or { read_timeout = 60000 } end,
+    },
+    client = {
+      get_consumer = function() return w.request.consumer end,
+      get_credential = function() return w.request.credential end,
+    },
+  }
+
+  -- load returns a fresh handler that lives in this worker.
+  function w.load()
+    _G.ngx, _G.kong = w.ngx, w.kong
+    package.loaded["cjson.safe"] = nil
+    local cjson = require "cjson.safe"
+    cjson.null = w.ngx.null
+    package.loaded["kong.plugins.kafka-metering.handler"] = nil
+    return dofile("kong/plugins/kafka-metering/handler.lua")
+  end
+
+  -- run runs the timers that are due after so many seconds, in their order, and those that they start.
+  function w.run(seconds)
+    local till = w.time + seconds
+    while true do
+      local next_one
+      for i, timer in ipairs(w.timers) do
+        if timer.at <= till and (not next_one or timer.at < w.timers[next_one].at) then
+          next_one = i
+        end
+      end
+      if not next_one then
+        break
+      end
+      local timer = table.remove(w.timers, next_one)
+      w.time = math.max(w.time, timer.at)
+      timer.fn(false, unpack(timer.args))
+    end
+    w.time = till
+  end
+
+  -- exit begins the worker's exit: all timers run at once.
+  function w.exit()
+    w.exiting = true
+    local timers = w.timers
+    w.timers = {}
+    w.sentinel(true)
+    for _, timer in ipairs(timers) do
+      timer.fn(true, unpack(timer.args))
+    end
+    w.run(0)
+  end
+
+  -- exchange runs one exchange through the handler's phases. The request's chunks are its body; it ends unless cut is set.
+  function w.exchange(handler, conf, request)
+    w.request, w.ngx.ctx = request or {}, request and request.ctx or {}
+    w.request.var = w.request.var or { request_completion = "OK", body_bytes_sent = "10" }
+    handler:header_filter(conf)
+    local chunks = w.request.chunks or { "x" }
+    for i = 1, #chunks do
+      w.ngx.arg = setmetatable({}, { -- the tap must not write there
+        __index = { chunks[i], i == #chunks and not w.request.cut },
+        __newindex = function() error("ngx.arg was assigned") end,
+      })
+      handler:body_filter(conf)
+    end
+    handler:log(conf)
+  end
+
+  return w
+end
+
+return M

@@ -1,0 +1,510 @@
+local fake = require "fake_nginx"
+
+local CONF = function() return { __plugin_id = "p-1", max_body_bytes = 1000, llm = {} } end
+
+-- post is a request whose answer is tapped.
+local function post(more)
+  local request = { method = "POST", response_headers = { ["content-type"] = "application/json" } }
+  for key, value in pairs(more or {}) do
+    request[key] = value
+  end
+  return request
+end
+
+local function total(batches)
+  local exchanges, drops = 0, 0
+  for _, b in ipairs(batches) do
+    exchanges = exchanges + #b.exchanges
+    for _, count in pairs(b.drops) do
+      drops = drops + count
+    end
+  end
+  return exchanges, drops
+end
+
+describe("the lane", function()
+  local w, handler, conf
+
+  before_each(function()
+    w = fake.new()
+    handler, conf = w.load(), CONF()
+    handler:init_worker()
+  end)
+
+  local function exchanges(n)
+    for _ = 1, n do
+      w.exchange(handler, conf)
+    end
+  end
+
+  it("sends what there is after a tenth of a second", function()
+    exchanges(7)
+    w.run(0.09)
+    assert.equal(0, #w.process.batches)
+    w.run(0.02)
+    assert.equal(1, #w.process.batches)
+    assert.equal(7, #w.process.batches[1].exchanges)
+    assert.equal("HELLO 1 812.1795428217100 0\n", w.process.hellos[1])
+  end)
+
+  it("sends a hundred at once, and no small batch soon after", function()
+    exchanges(100)
+    w.run(0)
+    assert.equal(100, #w.process.batches[1].exchanges)
+    exchanges(10)
+    w.run(0.05)
+    assert.equal(1, #w.process.batches)
+    w.run(0.06)
+    assert.equal(10, #w.process.batches[2].exchanges)
+  end)
+
+  it("numbers exchanges from one on", function()
+    exchanges(3)
+    w.run(0.2)
+    exchanges(2)
+    w.run(0.2)
+    local numbers = {}
+    for _, b in ipairs(w.process.batches) do
+      for _, x in ipairs(b.exchanges) do
+        numbers[#numbers + 1] = x.number
+      end
+    end
+    assert.same({ 1, 2, 3, 4, 5 }, numbers)
+  end)
+
+  it("registers a configuration once for a connection", function()
+    exchanges(3)
+    w.run(0.2)
+    exchanges(3)
+    w.run(0.2)
+    assert.equal(1, #w.process.hellos)
+    assert.equal(1, #w.process.configs)
+    assert.matches('^CONFIG 1 %d+\n{.*"__plugin_id":"p%-1"', w.process.configs[1])
+    local other = CONF() -- Kong has read its configuration again
+    w.exchange(handler, other)
+    w.run(0.2)
+    assert.equal(1, #w.process.hellos)
+    assert.equal(2, #w.process.configs)
+  end)
+
+  it("writes the problems of a configuration into Kong's log", function()
+    w.process.needs = '{"body":"none","problems":"meter \\"bad\\" is left out"}'
+    exchanges(3)
+    w.run(0.2)
+    assert.same({ 'err: meter "bad" is left out' }, w.lines)
+  end)
+
+  it("sends a batch again, the very same, until it is acknowledged", function()
+    w.process.mute = true
+    exchanges(5)
+    w.run(0.2)
+    w.process.mute = false
+    w.process.answer = "nonsense"
+    w.run(1)
+    local attempts = #w.process.batches
+    assert.is_true(attempts >= 1)
+    w.process.answer = nil
+    exchanges(5)
+    w.run(5)
+    local first, same_one, after = w.process.batches[1], w.process.batches[attempts + 1], w.process.batches[attempts + 2]
+    assert.equal(first.number, same_one.number)
+    assert.is_true(same_one.again)
+    assert.same(first.exchanges, same_one.exchanges)
+    assert.equal(first.number + 1, after.number)
+    assert.is_false(after.again)
+    assert.equal(5, #after.exchanges)
+  end)
+
+  it("goes on with the next process, and tells it how far the last one came", function()
+    exchanges(5)
+    w.run(0.2)
+    local before = w.process
+    w.process = fake.new().process -- the pooled connection is dead now
+    exchanges(3)
+    w.run(0.11)
+    assert.equal(1, #before.batches)
+    assert.equal("HELLO 1 812.1795428217100 5\n", w.process.hellos[1])
+    assert.equal(1, #w.process.configs)
+    assert.equal(3, #w.process.batches[1].exchanges)
+    assert.same({}, w.lines)
+  end)
+
+  it("waits longer and longer for a process that is away, and says so once a minute", function()
+    w.process.away = true
+    exchanges(1)
+    local connects = 0
+    local tcp = w.ngx.socket.tcp
+    w.ngx.socket.tcp = function()
+      connects = connects + 1
+      return tcp()
+    end
+    for _ = 1, 1000 do
+      exchanges(1)
+      w.run(0.059)
+    end
+    assert.is_true(connects >= 28 and connects <= 40, connects .. " attempts in a minute")
+    assert.equal(1, #w.lines)
+    assert.matches("takes no exchanges", w.lines[1])
+    w.process.away = false
+    w.run(2.1)
+    assert.equal(1001, (total(w.process.batches)))
+  end)
+
+  it("drops the newest when the queue is full, and says how many with the next batch", function()
+    w.process.away = true
+    exchanges(20500)
+    w.run(1)
+    exchanges(500)
+    w.process.away = false
+    w.run(60)
+    assert.same({ ["p-1 worker_queue_full"] = 500 }, w.process.batches[1].drops)
+    assert.same({ ["p-1 worker_queue_full"] = 500 }, w.process.batches[2].drops)
+    local sent, dropped = total(w.process.batches)
+    assert.equal(20000, sent)
+    assert.equal(1000, dropped)
+    exchanges(1)
+    w.run(1)
+    local last = w.process.batches[#w.process.batches]
+    assert.equal(21001, last.exchanges[1].number)
+    assert.same({}, last.drops)
+  end)
+
+  it("bounds the queue's bytes", function()
+    w.process.away = true
+    local big = ("x"):rep(1000 * 1000)
+    conf.max_body_bytes = 2000 * 1000
+    for _ = 1, 100 do
+      w.exchange(handler, conf, post { chunks = { big } })
+    end
+    w.process.away = false
+    w.run(60)
+    local sent, dropped = total(w.process.batches)
+    assert.is_true(sent >= 67 and sent <= 69, sent .. " of a megabyte were kept in 64 MiB")
+    assert.equal(100, sent + dropped)
+  end)
+
+  it("takes what came while a batch was under way as one batch", function()
+    local busy = true
+    w.during_receive = function()
+      if busy and #w.process.batches == 1 then
+        busy = false
+        exchanges(950)
+      end
+    end
+    exchanges(100)
+    w.run(0)
+    assert.equal(2, #w.process.batches)
+    assert.equal(950, #w.process.batches[2].exchanges)
+  end)
+
+  it("counts what the process refuses, and goes on", function()
+    w.process.answer = "ERR lane protocol: no"
+    exchanges(4)
+    w.run(0.15)
+    w.process.answer = nil
+    exchanges(1)
+    w.run(5)
+    local last = w.process.batches[#w.process.batches]
+    assert.same({ ["p-1 worker_refused"] = 4 }, last.drops)
+    assert.equal(5, last.exchanges[1].number)
+  end)
+
+  it("goes on when there were no timers to be had", function()
+    w.no_timers = true
+    exchanges(3)
+    w.run(1)
+    w.no_timers = false
+    exchanges(1)
+    w.run(1)
+    assert.equal(4, (total(w.process.batches)))
+  end)
+
+  it("says goodbye when the worker exits", function()
+    exchanges(3)
+    w.exit()
+    assert.equal(3, (total(w.process.batches)))
+    assert.equal(1, w.process.byes)
+    exchanges(1) -- a stream that was still open
+    w.run(0)
+    assert.equal(4, (total(w.process.batches)))
+    assert.equal(2, w.process.byes)
+  end)
+
+  it("leaves word of what it could not hand over when the worker exits", function()
+    local path, text = nil, ""
+    local open = io.open
+    io.open = function(name, mode) -- luacheck: ignore 122
+      assert(mode == "a")
+      path = name
+      return { write = function(_, t) text = text .. t end, close = function() end }
+    end
+    exchanges(2)
+    w.run(0.2)
+    w.process.away, w.pooled = true, nil
+    exchanges(20005)
+    w.run(0.2)
+    w.exit()
+    io.open = open -- luacheck: ignore 122
+    assert.equal("/kong/kafka-metering.lane.lost", path)
+    assert.matches("^HELLO 1 812%.1795428217100 20007\n", text)
+    assert.matches("DROP p%-1 worker_exit 20000\n", text)
+    assert.matches("DROP p%-1 worker_queue_full 5\n", text)
+    assert.is_true(w.slept < 2)
+  end)
+
+  it("tries again while the worker exits", function()
+    w.process.away = true
+    exchanges(3)
+    w.ngx.sleep = function()
+      w.process.away = false
+    end
+    w.exit()
+    assert.equal(3, (total(w.process.batches)))
+    assert.equal(1, w.process.byes)
+  end)
+end)
+
+describe("the tap", function()
+  local w, handler, conf
+
+  before_each(function()
+    w = fake.new()
+    handler, conf = w.load(), CONF()
+  end)
+
+  local function seen(request)
+    w.exchange(handler, conf, request)
+    w.run(1)
+    local b = w.process.batches[#w.process.batches]
+    return b.exchanges[#b.exchanges]
+  end
+
+  it("copies the body of what may be an answer of an LLM", function()
+    local x = seen(post { chunks = { "one ", "", "two ", "three" }, body = '{"model":"m"}' })
+    assert.equal("dbet", x.flags)
+    assert.equal("one two three", x.head)
+    assert.equal("", x.tail)
+    assert.equal("application/json", x.kind)
+    assert.equal('{"model":"m"}', x.request)
+  end)
+
+  it("knows by the headers what cannot carry usage", function()
+    for kind, tapped in pairs {
+      ["application/json; charset=utf-8"] = true, ["application/problem+json"] = true, ["text/event-stream"] = true,
+      ["application/x-ndjson"] = true, ["application/vnd.amazon.eventstream"] = true, ["Text/Event-Stream"] = true,
+      ["text/plain"] = true, ["application/octet-stream"] = true, ["image/png"] = false, ["text/html"] = false,
+      ["application/grpc"] = false, ["video/mp4"] = false,
+    } do
+      local x = seen(post { response_headers = { ["content-type"] = kind } })
+      assert.equal(tapped, x.flags:find("t", 1, true) ~= nil, kind)
+    end
+    assert.matches("t", seen(post { response_headers = {} }).flags)
+  end)
+
+  it("leaves alone what has no body, what Kong answers, and what failed", function()
+    assert.equal("d", seen({ method = "HEAD" }).flags)
+    assert.equal("d", seen(post { status = 204, chunks = {} }).flags)
+    assert.equal("d", seen(post { status = 304, chunks = {} }).flags)
+    assert.equal("d", seen(post { status = 101, chunks = {} }).flags)
+    assert.equal("d", seen(post { source = "exit" }).flags)
+    assert.equal("dbe", seen({ method = "GET" }).flags)
+    assert.equal("dbe", seen(post { status = 500 }).flags)
+  end)
+
+  it("takes the process's word for what is needed", function()
+    w.process.needs = '{"body":"none"}'
+    seen(post())
+    local x = seen(post { body = "{}" })
+    assert.equal("dbe", x.flags)
+    assert.equal("", x.request)
+    w, conf = fake.new(), CONF()
+    handler = w.load()
+    w.process.needs = '{"body":"any"}'
+    seen(post())
+    assert.equal("dbet", seen(post { method = "GET", status = 404 }).flags)
+  end)
+
+  it("says what became of the body", function()
+    assert.equal("-b", seen({ cut = true, var = { request_completion = "" } }).flags)
+    assert.equal("db", seen({ cut = true }).flags)
+    assert.equal("-", seen({ status = 499, source = "error", chunks = {}, var = { request_completion = "" } }).flags)
+    local silent = post { cut = true, service = { read_timeout = 60000 } }
+    w.request, w.ngx.ctx = silent, {}
+    silent.var = { request_completion = "OK" }
+    handler:header_filter(conf)
+    w.time = w.time + 60
+    handler:log(conf)
+    w.run(1)
+    local b = w.process.batches[#w.process.batches]
+    assert.equal("dbst", b.exchanges[#b.exchanges].flags)
+  end)
+
+  it("measures the time to the first byte", function()
+    local x = seen(post { start = w.time - 0.25 })
+    assert.equal(250, x.first_byte)
+    assert.equal(-1, seen(post { chunks = {} }).first_byte)
+  end)
+
+  it("keeps the head and the tail of a large body, whatever its pieces", function()
+    math.randomseed(7)
+    for round = 1, 300 do
+      conf.max_body_bytes = math.random(100, 2000)
+      handler = w.load()
+      local chunks, whole, size = {}, {}, math.random(0, 6000)
+      while size > 0 do
+        local n = math.min(size, round % 3 == 0 and 8000 or math.random(1, 300))
+        local piece = {}
+        for i = 1, n do
+          piece[i] = string.char(math.random(0, 255))
+        end
+        chunks[#chunks + 1], size = table.concat(piece), size - n
+        whole[#whole + 1] = chunks[#chunks]
+      end
+      whole = table.concat(whole)
+      local x = seen(post { chunks = chunks })
+      assert.equal(#whole, #x.head + x.skipped + #x.tail)
+      assert.is_true(whole:sub(1, #x.head) == x.head, "the head is another")
+      assert.is_true(#x.tail == 0 or whole:sub(-#x.tail) == x.tail, "the tail is another")
+      assert.is_true(#whole >= conf.max_body_bytes or x.skipped == 0, "something is missing without need")
+      assert.is_true(#x.head + #x.tail <= conf.max_body_bytes, #x.head + #x.tail .. " bytes of " .. conf.max_body_bytes)
+      if x.skipped > 0 then
+        assert.is_true(#x.head == math.floor(conf.max_body_bytes / 2) and #x.tail >= conf.max_body_bytes / 2 - 301)
+      end
+    end
+  end)
+
+  it("takes a long request for none", function()
+    assert.equal("", seen(post { body = ("x"):rep(100000) }).request)
+  end)
+end)
+
+describe("the log", function()
+  local w, handler, conf
+
+  before_each(function()
+    w = fake.new()
+    handler, conf = w.load(), CONF()
+  end)
+
+  local cjson = require "cjson.safe"
+
+  local function logs(n, request)
+    for _ = 1, n do
+      w.exchange(handler, conf, request and request())
+      w.run(1)
+    end
+    local all = {}
+    for _, b in ipairs(w.process.batches) do
+      for _, x in ipairs(b.exchanges) do
+        all[#all + 1] = cjson.decode(x.log)
+      end
+    end
+    return all
+  end
+
+  local function request()
+    return {
+      var = {
+        request_completion = "OK", body_bytes_sent = "10", request_length = "95", kong_request_id = "r", args = "a=1",
+        is_args = "?", http_x_team = "research", http_authorization = "Bearer secret", upstream_uri = "/up",
+        request_uri = "/down?a=1",
+      },
+      headers = { ["x-team"] = "research", authorization = "Bearer secret", cookie = "secret" },
+      query = { a = "1", key = "secret" },
+      service = { id = "s", name = "svc", read_timeout = 60000 },
+    }
+  end
+
+  it("is Kong's own until the process has said what it needs, and then no more than that", function()
+    local wanted = {
+      request = { id = "r", headers = { ["x-team"] = "research", authorization = "REDACTED" }, querystring = { a = "1" } },
+      service = { name = "svc" }, upstream_uri = "/up?a=1", consumer = {},
+    }
+    w.log = { extra = "much" }
+    for key, value in pairs(wanted) do
+      w.log[key] = value
+    end
+    w.process.needs = '{"body":"none","log":[["request","id"],["request","headers","x-team"],["upstream_uri"],["service","name"],'
+      .. '["request","headers","authorization"],["request","headers","absent"],["request","querystring","a"],'
+      .. '["consumer","username"]]}'
+    local all = logs(3, request)
+    assert.equal("much", all[1].extra)
+    for i = 2, 3 do
+      assert.same(wanted, all[i])
+    end
+    assert.same({}, w.lines)
+  end)
+
+  it("is Kong's own where the process needs what only Kong can tell", function()
+    for _, path in ipairs { '["correlation_id"]', '["request"]', '["request","url"]', '["service"]', '["a","b","c"]' } do
+      w = fake.new()
+      handler, conf = w.load(), CONF()
+      w.process.needs = '{"body":"none","log":[["request","id"],' .. path .. ']}'
+      w.log.extra = "much"
+      local all = logs(2, request)
+      assert.equal("much", all[2].extra, path)
+    end
+  end)
+
+  it("is Kong's own from the moment on that the two differ, and a line says which member", function()
+    w.process.needs = '{"body":"none","log":[["request","id"]]}'
+    w.log.request.id = "another"
+    local all = logs(4, request)
+    assert.equal("another", all[2].request.id)
+    assert.equal("another", all[4].request.id)
+    assert.equal(1, #w.lines)
+    assert.matches("logs request.id differently", w.lines[1])
+  end)
+
+  it("asks the AI plugins' words of Kong only where something was added", function()
+    w.process.needs = '{"body":"none","log":[["ai"],["ai","proxy","usage"]]}'
+    local asked = 0
+    local serialize = w.kong.log.serialize
+    w.kong.log.serialize = function() asked = asked + 1 return serialize() end
+    logs(100, request)
+    assert.is_true(asked <= 9, asked .. " times") -- the first one, and those that are compared
+    w.log.ai = { proxy = { usage = { total_tokens = 33 } } }
+    local all = logs(1, function()
+      local added = request()
+      added.ctx = { serialize_values = { {} } }
+      return added
+    end)
+    assert.equal(33, all[#all].ai.proxy.usage.total_tokens)
+  end)
+
+  it("holds more of a POST", function()
+    w.log.service, w.log.upstream_uri = { name = "svc" }, "/up?a=1"
+    w.process.needs = '{"body":"llm","log":[["service","name"]],"calls":[["upstream_uri"]]}'
+    local all = logs(3, request)
+    assert.same({ service = { name = "svc" } }, all[3])
+    all = logs(1, function()
+      local posted = request()
+      posted.method = "POST"
+      return posted
+    end)
+    assert.same({ service = { name = "svc" }, upstream_uri = "/up?a=1" }, all[4])
+    assert.same({}, w.lines)
+  end)
+
+  it("breaks nothing when Kong's log breaks", function()
+    w.serialize_fails = true
+    logs(3)
+    w.serialize_fails = false
+    w.exchange(handler, conf)
+    w.run(1)
+    local sent, dropped = total(w.process.batches)
+    assert.equal(1, sent)
+    assert.equal(3, dropped)
+    assert.equal(1, w.process.batches[1].drops["p-1 worker_error"])
+  end)
+
+  it("is dropped and counted when it cannot be encoded", function()
+    w.log.response.body = function() end
+    logs(1)
+    w.log.response.body = nil
+    logs(1)
+    local sent, dropped = total(w.process.batches)
+    assert.equal(1, sent)
+    assert.equal(1, dropped)
+  end)
+end)
