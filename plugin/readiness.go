@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"kafka-metering/meter/spool"
 )
 
 // readyLimit bounds how long a readiness check waits for the disk.
@@ -55,7 +57,7 @@ func (r *readiness) problems() []string {
 // spool is not open.
 func (p *process) unready() []string {
 	var problems []string
-	if err := probeDir(p.spoolDir); err != nil {
+	if err := errors.Join(os.MkdirAll(p.spoolDir, 0o700), probeDir(p.spoolDir)); err != nil {
 		problems = append(problems, fmt.Sprintf("the spool cannot be written: %v", err))
 	}
 	for _, l := range p.running() {
@@ -69,16 +71,18 @@ func (p *process) unready() []string {
 		}
 		if err := probeDir(l.dir); err != nil {
 			problems = append(problems, fmt.Sprintf("pipeline %s: its spool cannot be written: %v", name, err))
+			continue
+		}
+		// An open spool has a file. What is written to one that somebody deleted ends with the process.
+		if files, err := spool.Files(l.dir); err == nil && len(files) == 0 {
+			problems = append(problems, fmt.Sprintf("pipeline %s: its files were deleted from %s: restart the plugin server", name, l.dir))
 		}
 	}
 	return problems
 }
 
-// probeDir writes a file of one byte in dir and removes it. It creates dir.
+// probeDir writes a file of one byte in dir and removes it.
 func probeDir(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
 	f, err := os.CreateTemp(dir, ".ready-*")
 	if err != nil {
 		return err

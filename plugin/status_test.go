@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -10,7 +12,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -177,8 +181,11 @@ func TestThePageLoadsAndRunsNothing(t *testing.T) {
 		}
 	}
 	_, rest, _ := strings.Cut(html, "<style>")
-	if style, _, _ := strings.Cut(rest, "</style>"); style != "\n"+statusCSS {
-		t.Error("the policy's checksum is not of the style that the page has: a browser would not apply it")
+	style, _, _ := strings.Cut(rest, "</style>")
+	sum := sha256.Sum256([]byte(style))
+	expect(t, "the policy, or no browser would apply the style,", header.Get("Content-Security-Policy"), base64.StdEncoding.EncodeToString(sum[:]))
+	if len(style) < 1000 {
+		t.Errorf("the page's style is %q", style)
 	}
 	expect(t, "the page", html, `name="viewport" content="width=device-width, initial-scale=1"`)
 }
@@ -224,6 +231,55 @@ func TestReadyzNamesWhatCannotBeWritten(t *testing.T) {
 	if code, _, _ := page(t, p.pages(), "/healthz"); code != http.StatusOK {
 		t.Error("a process that is not ready is alive, /healthz says", code)
 	}
+}
+
+func TestReadyzNoticesThatAnOpenSpoolWasDeleted(t *testing.T) {
+	p := stuckProcess(t)
+	dir := p.running()[0].dir
+	if code, body, _ := page(t, p.pages(), "/readyz"); code != http.StatusOK {
+		t.Fatal(body)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.spool"))
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, f := range files {
+		if err := os.Remove(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, body, _ := page(t, p.pages(), "/readyz")
+	expect(t, "/readyz", body, "pipeline process: its files were deleted from "+dir)
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	code, body, _ := page(t, p.pages(), "/readyz")
+	expect(t, "/readyz", body, "pipeline process: its spool cannot be written", "no such file or directory")
+	if code != http.StatusServiceUnavailable {
+		t.Error(code)
+	}
+}
+
+func TestADiskThatHangsIsNotReadyAndHoldsNobodyUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var checks atomic.Int64
+		release := make(chan struct{})
+		r := readiness{check: func() []string { checks.Add(1); <-release; return nil }}
+		for range 3 {
+			start := time.Now()
+			if got := r.problems(); len(got) != 1 || !strings.Contains(got[0], "has not answered") || time.Since(start) != readyLimit {
+				t.Error(got, time.Since(start))
+			}
+		}
+		if n := checks.Load(); n != 1 {
+			t.Errorf("%d checks wait for the disk, want 1", n)
+		}
+		close(release)
+		synctest.Wait()
+		if got := r.problems(); got != nil || checks.Load() != 2 {
+			t.Error(got, checks.Load())
+		}
+	})
 }
 
 func TestAProblemIsOfThePluginsNewestConfiguration(t *testing.T) {

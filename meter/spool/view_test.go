@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	bolt "go.etcd.io/bbolt"
 )
 
 // look opens a view of the only file in dir.
@@ -219,6 +221,36 @@ func TestVerifyFindsEveryFlipThatMatters(t *testing.T) {
 	}
 	if found < n*300/100/2 {
 		t.Errorf("%d flips were found", found)
+	}
+}
+
+func TestVerifyNoticesRecordsThatAreMissing(t *testing.T) {
+	for _, bucket := range [][]byte{recordsBucket, rejectedBucket} {
+		dir := t.TempDir()
+		s := openSpool(t, dir, Options{})
+		appendNumbers(t, s, 0, 20)
+		rejectFirst(t, s, 5, "no")
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		paths, err := Files(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		db, err := bolt.Open(paths[0], 0o600, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = db.Update(func(tx *bolt.Tx) error {
+			key, _ := tx.Bucket(bucket).Cursor().Last()
+			return tx.Bucket(bucket).Delete(key)
+		})
+		if err := errors.Join(err, db.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if err := look(t, dir).Verify(func() {}); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "counts 15 and 5") {
+			t.Errorf("%s: %v", bucket, err)
+		}
 	}
 }
 
