@@ -32,6 +32,10 @@ type load struct {
 	running  sync.WaitGroup
 }
 
+// loadInterval is the least time between two requests of a client: with four of them a worker's queue lasts for ten seconds
+// even if all of them happen upon the same worker.
+const loadInterval = 2 * time.Millisecond
+
 // startLoad starts that many clients, each of which sends its next request when it has the answer, and a little later.
 func startLoad(t *testing.T, n *testNginx, clients int) *load {
 	ctx, stop := context.WithCancel(t.Context())
@@ -40,8 +44,11 @@ func startLoad(t *testing.T, n *testNginx, clients int) *load {
 		l.running.Go(func() {
 			transport := &http.Transport{}
 			defer transport.CloseIdleConnections()
+			pace := time.NewTicker(loadInterval)
+			defer pace.Stop()
 			for ctx.Err() == nil {
 				l.request(transport, "http://"+n.Front+"/orders?case=load")
+				<-pace.C
 			}
 		})
 	}

@@ -11,11 +11,14 @@ import (
 	"time"
 )
 
+// pageLimit bounds how long the status page waits for the spools.
+const pageLimit = 10 * time.Second
+
 // listen offers, at the address of the flag -metrics, metrics in Prometheus' text format at /metrics, whether the process
 // lives at /healthz, whether it can keep events at /readyz, and all of it for people at /. Nothing there changes
-// anything, and nothing there is secret.
+// anything, and nothing there is secret. An address without a host is of this machine alone.
 func (p *process) listen(address string) error {
-	listener, err := net.Listen("tcp", address)
+	listener, err := net.Listen("tcp", withHost(address))
 	if err != nil {
 		return fmt.Errorf("listen on -metrics %q: %w", address, err)
 	}
@@ -29,8 +32,20 @@ func (p *process) listen(address string) error {
 	return nil
 }
 
+// withHost returns address with the loopback's host where it has none: the network gets to see brokers, topics and traffic
+// only where somebody says so.
+func withHost(address string) string {
+	if host, port, err := net.SplitHostPort(address); err == nil && host == "" {
+		return net.JoinHostPort("127.0.0.1", port)
+	}
+	return address
+}
+
 // pages is what listen offers.
-func (p *process) pages() http.Handler {
+func (p *process) pages() http.Handler { return p.pagesWithin(pageLimit) }
+
+// pagesWithin is pages with another limit for the status page.
+func (p *process) pagesWithin(limit time.Duration) http.Handler {
 	ready := &readiness{check: p.unready}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
@@ -47,11 +62,11 @@ func (p *process) pages() http.Handler {
 		}
 		writeText(w, http.StatusOK, "ok")
 	})
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+	mux.Handle("GET /{$}", http.TimeoutHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		if err := writeStatus(w, p.status(ready.problems())); err != nil {
 			p.log.Error("write the status page", "error", err)
 		}
-	})
+	}), limit, "the counts cannot be read: the disk of the spool does not answer\n"))
 	return mux
 }
 

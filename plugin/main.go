@@ -60,7 +60,7 @@ func serve() error {
 		config   = flag.String("config", "", "YAML `file` with the connection to Kafka, for plugins that name no bootstrap_servers")
 		spoolDir = flag.String("spool-dir", "", "`directory` for events that Kafka has not acknowledged (default: "+pluginName+".spool in the Kong prefix)")
 		buffered = flag.Bool("buffered", false, "with -dump: have Kong buffer responses, so that their bodies can be metered; streams then arrive whole, and gRPC breaks")
-		listen   = flag.String("metrics", "", "`address` for a status page at /, Prometheus metrics at /metrics, and /healthz and /readyz, such as 127.0.0.1:9542 (default: none)")
+		listen   = flag.String("metrics", "", "`address` for a status page at /, Prometheus metrics at /metrics, and /healthz and /readyz, such as 127.0.0.1:9542; without a host, of this machine alone (default: none)")
 	)
 	flag.Usage = func() {
 		fmt.Fprint(flag.CommandLine.Output(), usage)

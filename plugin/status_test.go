@@ -200,6 +200,31 @@ func TestAnIdleProcessHasAPageWithoutAlarms(t *testing.T) {
 	}
 }
 
+func TestAnAddressWithoutAHostIsNotOfferedToTheNetwork(t *testing.T) {
+	for address, want := range map[string]string{
+		":9542": "127.0.0.1:9542", "0.0.0.0:9542": "0.0.0.0:9542", "[::]:9542": "[::]:9542", "10.0.0.7:9542": "10.0.0.7:9542", "9542": "9542",
+	} {
+		if got := withHost(address); got != want {
+			t.Errorf("%s is %s, want %s", address, got, want)
+		}
+	}
+}
+
+func TestAPageThatWaitsForTheDiskEnds(t *testing.T) {
+	p := testProcess(t)
+	l := newPipeline(p, p.spoolDir)
+	l.mu.Lock() // as while the disk does not answer the opening of the spool
+	defer l.mu.Unlock()
+	p.pipelines["stuck"] = l
+	code, body, _ := page(t, p.pagesWithin(time.Millisecond), "/")
+	if code != http.StatusServiceUnavailable || !strings.Contains(body, "does not answer") {
+		t.Error(code, body)
+	}
+	if code, _, _ := page(t, p.pages(), "/healthz"); code != http.StatusOK {
+		t.Error("the process lives, /healthz says", code)
+	}
+}
+
 func TestAnotherPathIsNotThePage(t *testing.T) {
 	if code, _, _ := page(t, testProcess(t).pages(), "/wp-login.php"); code != http.StatusNotFound {
 		t.Error(code)
