@@ -2,22 +2,95 @@ package meter
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/tidwall/gjson"
 )
 
-// expr is a compiled expression: one path, as it stands or under one function. The whole of CEL reads the same paths.
+// expr is a compiled expression: a plain path, as it stands or under one function, or else a CEL program. Both read the
+// same slots, so that one pass over a document serves them all.
 type expr struct {
+	at  slotRef
+	fn  function
+	cel *celProgram // nil for a plain path
+}
+
+// slotRef is where the value of a path is found.
+type slotRef struct {
 	slot int
-	fn   function
+	row  bool // in the row of for_each rather than in the observation
+}
+
+// scope is what an expression may read.
+type scope struct {
+	paths *paths
+	row   *rowPaths // nil without for_each
+}
+
+// ref returns the place of a path's value.
+func (s *scope) ref(keys []string) (slotRef, error) {
+	if keys[0] != eachRoot {
+		slot, err := s.paths.add(keys)
+		return slotRef{slot: slot}, err
+	}
+	if s.row == nil {
+		return slotRef{}, fmt.Errorf("%s has a meaning only with for_each", eachRoot)
+	}
+	slot, err := s.row.add(keys[1:])
+	return slotRef{slot: slot, row: true}, err
+}
+
+// evaluation is one exchange, and one row of it, as expressions read it.
+type evaluation struct {
+	values []string // raw JSON by slot, of the observation
+	row    []string // likewise, of the row
+	cost   uint64   // what the exchange's CEL programs have cost
+	read   int      // and what they have read of lists and objects, in bytes
+}
+
+func (x *evaluation) at(r slotRef) string {
+	if r.row {
+		return x.row[r.slot]
+	}
+	return x.values[r.slot]
+}
+
+// eval returns the raw JSON of the expression's value, "" where it has none. Only a CEL program can fail.
+func (e *expr) eval(x *evaluation) (string, error) {
+	if e.cel != nil {
+		return e.cel.eval(x)
+	}
+	raw := x.at(e.at)
+	if e.fn != nil {
+		raw = e.fn(raw)
+	}
+	return raw, nil
+}
+
+// compileExpr compiles source.
+func compileExpr(source string, s *scope) (expr, error) {
+	if strings.TrimSpace(source) == "" {
+		return expr{}, &syntaxError{source: source, message: "the expression is empty"}
+	}
+	name, path := splitCall(source)
+	if keys, ok := parsePath(path); ok {
+		at, err := s.ref(keys)
+		if err != nil {
+			err = &syntaxError{source: source, message: err.Error()}
+		}
+		return expr{at: at, fn: functions[name]}, err
+	}
+	program, err := compileCEL(source, s)
+	return expr{cel: program}, err
 }
 
 // function turns the raw JSON found at a path into the raw JSON of the result; "" is absent.
 type function func(raw string) string
 
-// functions are the few that plain paths need. has and size are CEL's own.
+// functions are those that a plain path may stand under. CEL has the same.
 var functions = map[string]function{
 	"has":          hasValue,
 	"size":         size,
@@ -25,43 +98,59 @@ var functions = map[string]function{
 	"status_class": statusClass,
 }
 
-// splitCall splits fn(path) into its parts; fn is empty for a plain path.
-func splitCall(source string) (fn, path string, err error) {
+// splitCall splits fn(path) into its parts; fn is empty for anything else.
+func splitCall(source string) (fn, path string) {
 	source = strings.TrimSpace(source)
 	n := identifierLen(source)
-	if n == 0 || n == len(source) || source[n] != '(' {
-		return "", source, nil
+	if n == 0 || n == len(source) || source[n] != '(' || functions[source[:n]] == nil || !strings.HasSuffix(source, ")") {
+		return "", source
 	}
-	if _, known := functions[source[:n]]; !known || !strings.HasSuffix(source, ")") {
-		return "", "", fmt.Errorf("expression %q is neither a plain path nor has, size, status or status_class of one", source)
-	}
-	return source[:n], source[n+1 : len(source)-1], nil
+	return source[:n], source[n+1 : len(source)-1]
 }
 
-// compileExpr compiles source, whose path add turns into a slot.
-func compileExpr(source string, add func(keys []string) (int, error)) (expr, error) {
-	name, path, err := splitCall(source)
-	if err != nil {
-		return expr{}, err
+// parsePath splits a plain path into its keys: response.headers['content-type'], consumer.username. It is the subset of
+// CEL's member selection that needs no evaluation; an element of a list is none.
+func parsePath(source string) (keys []string, ok bool) {
+	rest := strings.TrimSpace(source)
+	for first := true; rest != ""; first = false {
+		switch {
+		case first || rest[0] == '.':
+			if !first {
+				rest = rest[1:]
+			}
+			n := identifierLen(rest)
+			if n == 0 || slices.Contains(celWords, rest[:n]) {
+				return nil, false
+			}
+			keys, rest = append(keys, rest[:n]), rest[n:]
+		case strings.HasPrefix(rest, "['") || strings.HasPrefix(rest, `["`):
+			end := strings.Index(rest[2:], rest[1:2]+"]")
+			if end <= 0 || strings.ContainsAny(rest[2:2+end], "\\'\"\n") {
+				return nil, false
+			}
+			keys, rest = append(keys, rest[2:2+end]), rest[2+end+2:]
+		default:
+			return nil, false
+		}
 	}
-	keys, err := parsePath(path)
-	if err != nil {
-		return expr{}, err
-	}
-	slot, err := add(keys)
-	if err != nil {
-		return expr{}, fmt.Errorf("expression %q: %w", source, err)
-	}
-	return expr{slot: slot, fn: functions[name]}, nil
+	return keys, len(keys) > 0
 }
 
-// eval returns the raw JSON of the expression's value, "" where it has none.
-func (e expr) eval(values []string) string {
-	raw := values[e.slot]
-	if e.fn != nil {
-		raw = e.fn(raw)
+// celWords are words that are no names in CEL (its specification, section "Syntax").
+var celWords = []string{
+	"true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let",
+	"loop", "package", "namespace", "return", "var", "void", "while",
+}
+
+func identifierLen(s string) int {
+	for i := range len(s) {
+		c := s[i]
+		letter := c == '_' || c|0x20 >= 'a' && c|0x20 <= 'z'
+		if !letter && (i == 0 || c < '0' || c > '9') {
+			return i
+		}
 	}
-	return raw
+	return len(s)
 }
 
 func hasValue(raw string) string {
@@ -71,13 +160,13 @@ func hasValue(raw string) string {
 	return "true"
 }
 
-// size counts the elements of a list, the members of an object or the bytes of a string.
+// size counts the elements of a list, the members of an object or the characters of a text.
 func size(raw string) string {
 	if raw == "" {
 		return ""
 	}
 	if s, ok := text(raw); ok {
-		return strconv.Itoa(len(s))
+		return strconv.Itoa(utf8.RuneCountInString(s))
 	}
 	if raw[0] != '[' && raw[0] != '{' {
 		return ""

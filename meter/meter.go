@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"kafka-metering/meter/scan"
+	"cel.dev/cel-go/common/types"
 )
 
 // Aggregation says how a consumer folds a meter's values, in OpenMeter's words. It decides what a value may be; the
@@ -55,19 +55,17 @@ type member struct {
 	agg    Aggregation
 	expr   expr
 	one    bool  // the value is the constant 1 of a COUNT
-	row    bool  // read from the row rather than from the observation
 	owners []int // meters of the event type
 }
 
 // eventType is everything that meters of one event type say, compiled.
 type eventType struct {
-	name     string
-	meters   []compiledMeter
-	members  []member // by key
-	forEach  string
-	each     expr
-	row      scan.Shape // paths into a row, in a numbering of its own
-	rowSlots int
+	name    string
+	meters  []compiledMeter
+	members []member // by key
+	forEach string
+	each    expr
+	row     *rowPaths // nil without for_each
 }
 
 type compiledMeter struct {
@@ -76,76 +74,85 @@ type compiledMeter struct {
 	always bool
 }
 
-// add compiles m into t. On an error t is unchanged but for paths that nobody reads.
-func (t *eventType) add(m Meter, p *paths) error {
+// add compiles m into t and returns what is wrong with m. If anything is, t is unchanged but for paths that nobody reads.
+func (t *eventType) add(m Meter, p *paths) []error {
+	wrong := problems{meter: m.Slug}
 	if len(t.meters) > 0 && m.ForEach != t.forEach {
-		return fmt.Errorf("for_each %q differs from %q of meter %q of the same event type %q", m.ForEach, t.forEach, t.meters[0].slug, t.name)
+		wrong.add("for_each", conflict(t.meters[0].slug, "%q differs from %q, which meter %q of event type %q has", m.ForEach, t.forEach, t.meters[0].slug, t.name))
+		return wrong.list
+	}
+	observation := &scope{paths: p}
+	each, row := t.each, t.row
+	if m.ForEach != "" && row == nil {
+		var err error
+		row = &rowPaths{}
+		each, err = compileExpr(m.ForEach, observation)
+		if err == nil && each.fn != nil {
+			err = fmt.Errorf("the expression %q is not a list", m.ForEach)
+		}
+		if err == nil && each.cel != nil {
+			err = each.cel.mayBe(m.ForEach, "a list", types.ListKind)
+		}
+		wrong.add("for_each", err)
 	}
 	compiled := compiledMeter{slug: m.Slug, always: m.Filter == ""}
 	if m.Filter != "" {
-		fn, _, err := splitCall(m.Filter)
-		if err == nil && fn != "" && fn != "has" {
-			err = fmt.Errorf("expression %q is not true or false", m.Filter)
+		var err error
+		compiled.filter, err = compileExpr(m.Filter, observation)
+		switch fn, _ := splitCall(m.Filter); {
+		case err != nil:
+		case compiled.filter.cel != nil:
+			err = compiled.filter.cel.mayBe(m.Filter, "true or false", types.BoolKind)
+		case fn != "" && fn != "has":
+			err = fmt.Errorf("the expression %q is not true or false", m.Filter)
 		}
-		if err == nil {
-			compiled.filter, err = compileExpr(m.Filter, p.add)
-		}
-		if err != nil {
-			return fmt.Errorf("filter: %w", err)
-		}
+		wrong.add("filter", err)
 	}
+	data := scope{paths: p, row: row}
 	index := len(t.meters)
 	var fresh []member
+	declare := func(field string, m member) {
+		if i := slices.IndexFunc(t.members, func(o member) bool { return o.key == m.key }); i >= 0 {
+			other := &t.members[i]
+			if other.source != m.source || other.value != m.value || m.value && other.agg != m.agg {
+				first := t.meters[other.owners[0]].slug
+				wrong.add(field, conflict(first, "gives %q of event type %q another meaning than meter %q does", m.key, t.name, first))
+				return
+			}
+		}
+		if slices.ContainsFunc(fresh, func(o member) bool { return o.key == m.key }) {
+			wrong.add(field, fmt.Errorf("%q is the key of the value too", m.key))
+			return
+		}
+		if !m.one {
+			var err error
+			if m.expr, err = compileExpr(m.source, &data); err == nil && m.value && m.expr.cel != nil && m.agg != UniqueCount {
+				err = m.expr.cel.mayBe(m.source, "a number", types.DoubleKind)
+			}
+			wrong.add(field, err)
+		}
+		m.owners = []int{index}
+		fresh = append(fresh, m)
+	}
 	property := m.ValueProperty
 	if property == "" {
 		property = DefaultValueProperty
 	}
-	declare := func(candidate member) error {
-		if i := slices.IndexFunc(t.members, func(o member) bool { return o.key == candidate.key }); i >= 0 {
-			other := &t.members[i]
-			if other.source != candidate.source || other.value != candidate.value || candidate.value && other.agg != candidate.agg {
-				return fmt.Errorf("gives %q of event type %q another meaning than meter %q does", candidate.key, t.name, t.meters[other.owners[0]].slug)
-			}
-		}
-		if slices.ContainsFunc(fresh, func(o member) bool { return o.key == candidate.key }) {
-			return fmt.Errorf("uses %q for its value and for a dimension", candidate.key)
-		}
-		var err error
-		if !candidate.one {
-			candidate.expr, candidate.row, err = t.compileMember(candidate.source, m.ForEach, p)
-		}
-		candidate.owners = []int{index}
-		fresh = append(fresh, candidate)
-		return err
-	}
 	switch {
-	case m.Value == "" && m.Aggregation != Count:
-		return fmt.Errorf("value: aggregation %s needs one", m.Aggregation)
-	case m.Value == "":
-		if err := declare(member{key: property, value: true, one: true, agg: Count}); err != nil {
-			return err
-		}
+	case m.Value != "":
+		declare("value", member{key: property, value: true, source: strings.TrimSpace(m.Value), agg: m.Aggregation})
+	case m.Aggregation == Count:
+		declare("value_property", member{key: property, value: true, one: true, agg: Count})
 	default:
-		if err := declare(member{key: property, value: true, source: strings.TrimSpace(m.Value), agg: m.Aggregation}); err != nil {
-			return fmt.Errorf("value: %w", err)
-		}
+		wrong.add("value", fmt.Errorf("aggregation %s needs one", m.Aggregation))
 	}
 	for _, name := range slices.Sorted(maps.Keys(m.GroupBy)) {
-		if err := declare(member{key: name, source: strings.TrimSpace(m.GroupBy[name])}); err != nil {
-			return fmt.Errorf("group_by %q: %w", name, err)
-		}
+		declare("group_by."+name, member{key: name, source: strings.TrimSpace(m.GroupBy[name])})
 	}
-	if m.ForEach != "" && len(t.meters) == 0 {
-		each, err := compileExpr(m.ForEach, p.add)
-		if err == nil && each.fn != nil {
-			err = fmt.Errorf("expression %q is not a list", m.ForEach)
-		}
-		if err != nil {
-			return fmt.Errorf("for_each: %w", err)
-		}
-		t.each = each
+	if len(wrong.list) > 0 {
+		return wrong.list
 	}
-	t.forEach = m.ForEach
+	t.forEach, t.each, t.row = m.ForEach, each, row
 	t.meters = append(t.meters, compiled)
 	for _, f := range fresh {
 		if i := slices.IndexFunc(t.members, func(o member) bool { return o.key == f.key }); i >= 0 {
@@ -158,48 +165,36 @@ func (t *eventType) add(m Meter, p *paths) error {
 	return nil
 }
 
-// compileMember compiles source against the row where it starts with each, else against the observation.
-func (t *eventType) compileMember(source, forEach string, p *paths) (_ expr, row bool, err error) {
-	add := func(keys []string) (int, error) {
-		if keys[0] != eachRoot {
-			return p.add(keys)
-		}
-		if forEach == "" {
-			return 0, errors.New("each has a meaning only with for_each")
-		}
-		row = true
-		if len(keys) == 1 {
-			return 0, nil // the row itself
-		}
-		return addPath(&t.row, keys[1:], &t.rowSlots)
-	}
-	e, err := compileExpr(source, add)
-	return e, row, err
-}
+// reservedType is how event types begin that this project publishes about the metering itself.
+const reservedType = "kong.metering_"
 
 // validate checks what does not depend on other meters.
-func (m *Meter) validate() error {
-	var errs []error
+func (m *Meter) validate() []error {
+	const name = "must be 1 to 63 of a-z, 0-9 and _, and start with a letter"
+	wrong := problems{meter: m.Slug}
 	if !validName(m.Slug) {
-		errs = append(errs, fmt.Errorf("slug %q: must be 1 to 63 of a-z, 0-9 and _, and start with a letter", m.Slug))
+		wrong.add("slug", fmt.Errorf("%q: %s", m.Slug, name))
 	}
 	switch m.Aggregation {
 	case Count, Sum, Min, Max, Avg, UniqueCount, Latest:
 	default:
-		errs = append(errs, fmt.Errorf("aggregation %q: must be COUNT, SUM, MIN, MAX, AVG, UNIQUE_COUNT or LATEST", m.Aggregation))
+		wrong.add("aggregation", fmt.Errorf("%q: must be COUNT, SUM, MIN, MAX, AVG, UNIQUE_COUNT or LATEST", m.Aggregation))
 	}
 	if m.EventType != "" && !validEventType(m.EventType) {
-		errs = append(errs, fmt.Errorf("event_type %q: must be 1 to 255 of a-z, A-Z, 0-9, '.', '_' and '-'", m.EventType))
+		wrong.add("event_type", fmt.Errorf("%q: must be 1 to 255 of a-z, A-Z, 0-9, '.', '_' and '-'", m.EventType))
 	}
-	for name := range m.GroupBy {
-		if !validName(name) {
-			errs = append(errs, fmt.Errorf("group_by %q: must be 1 to 63 of a-z, 0-9 and _, and start with a letter", name))
+	if strings.HasPrefix(m.EventType, reservedType) {
+		wrong.add("event_type", fmt.Errorf("%q: %s… is taken by events about the metering itself", m.EventType, reservedType))
+	}
+	for _, key := range slices.Sorted(maps.Keys(m.GroupBy)) {
+		if !validName(key) {
+			wrong.add("group_by."+key, errors.New("the name "+name))
 		}
 	}
 	if m.ValueProperty != "" && !validName(m.ValueProperty) {
-		errs = append(errs, fmt.Errorf("value_property %q: must be 1 to 63 of a-z, 0-9 and _, and start with a letter", m.ValueProperty))
+		wrong.add("value_property", fmt.Errorf("%q: %s", m.ValueProperty, name))
 	}
-	return errors.Join(errs...)
+	return wrong.list
 }
 
 // validName reports whether s is a slug or a data key: OpenMeter's rule ^[a-z][a-z0-9_]{0,62}$.

@@ -44,16 +44,13 @@ type Program struct {
 // never nil and meters what it can: a configuration that was accepted must not stop the metering of a route.
 func Compile(s Settings) (*Program, error) {
 	p := &Program{missing: s.OnMissing, source: s.Source, headers: make(map[string]int, len(s.Headers))}
-	var errs []error
+	var wrong problems
 	for slot, path := range factPaths {
 		if slot == 0 {
 			continue
 		}
-		keys, err := parsePath(path)
-		if err == nil {
-			_, err = p.paths.add(keys)
-		}
-		if err != nil {
+		keys, _ := parsePath(path)
+		if _, err := p.paths.add(keys); err != nil {
 			panic("bug: " + err.Error())
 		}
 	}
@@ -72,20 +69,18 @@ func Compile(s Settings) (*Program, error) {
 			slot, err = p.paths.add(keys)
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("subject.sources[%d]: %w", i+1, err))
+			wrong.add(fmt.Sprintf("subject.sources[%d]", i+1), err)
 			continue
 		}
 		p.subjects = append(p.subjects, slot)
 	}
 	for _, m := range s.Meters {
-		if err := p.addMeter(m); err != nil {
-			errs = append(errs, fmt.Errorf("meter %q: %w", m.Slug, err))
-		}
+		wrong.list = append(wrong.list, p.addMeter(m)...)
 	}
 	slices.SortFunc(p.types, func(a, b *eventType) int { return strings.Compare(a.name, b.name) })
 	for i, a := range s.Attributes {
-		if err := p.addAttribute(a); err != nil {
-			errs = append(errs, fmt.Errorf("attributes[%d]: %w", i+1, err))
+		for _, err := range p.addAttribute(a) {
+			wrong.add(fmt.Sprintf("attributes[%d]", i+1), err)
 		}
 	}
 	for _, t := range p.types {
@@ -97,12 +92,12 @@ func Compile(s Settings) (*Program, error) {
 	}
 	p.readsLLM = p.paths.reads("llm")
 	p.readsBody = p.paths.reads("body")
-	return p, errors.Join(errs...)
+	return p, errors.Join(wrong.list...)
 }
 
-func (p *Program) addMeter(m Meter) error {
-	if err := m.validate(); err != nil {
-		return err
+func (p *Program) addMeter(m Meter) []error {
+	if wrong := m.validate(); len(wrong) > 0 {
+		return wrong
 	}
 	name := m.EventType
 	if name == "" {
@@ -110,15 +105,15 @@ func (p *Program) addMeter(m Meter) error {
 	}
 	for _, t := range p.types {
 		if slices.ContainsFunc(t.meters, func(o compiledMeter) bool { return o.slug == m.Slug }) {
-			return errors.New("slug: another meter has it")
+			return []error{&Problem{Meter: m.Slug, Other: m.Slug, Field: "slug", Offset: -1, Err: errors.New("another meter has it")}}
 		}
 	}
 	if i := slices.IndexFunc(p.types, func(t *eventType) bool { return t.name == name }); i >= 0 {
 		return p.types[i].add(m, &p.paths)
 	}
 	t := &eventType{name: name}
-	if err := t.add(m, &p.paths); err != nil {
-		return err
+	if wrong := t.add(m, &p.paths); len(wrong) > 0 {
+		return wrong
 	}
 	p.types = append(p.types, t)
 	return nil
@@ -126,32 +121,32 @@ func (p *Program) addMeter(m Meter) error {
 
 // addAttribute adds a to every event type. A name that a meter uses stays the meter's: a client's header must not
 // replace a count.
-func (p *Program) addAttribute(a Attribute) error {
-	source, err := a.expression()
+func (p *Program) addAttribute(a Attribute) (wrong []error) {
+	keys, err := a.path()
 	if err != nil {
-		return err
+		return []error{err}
 	}
 	if !validName(a.EventPropertyName) {
-		return fmt.Errorf("event_property_name %q: must be 1 to 63 of a-z, 0-9 and _, and start with a letter", a.EventPropertyName)
+		return []error{fmt.Errorf("event_property_name %q: must be 1 to 63 of a-z, 0-9 and _, and start with a letter", a.EventPropertyName)}
 	}
-	compiled, err := compileExpr(source, p.paths.add)
+	slot, err := p.paths.add(keys)
 	if err != nil {
-		return err
+		return []error{err}
 	}
-	var errs []error
 	for _, t := range p.types {
 		if i := slices.IndexFunc(t.members, func(m member) bool { return m.key == a.EventPropertyName }); i >= 0 {
-			errs = append(errs, fmt.Errorf("event_property_name %q: a meter of event type %q uses it", a.EventPropertyName, t.name))
+			first := t.meters[t.members[i].owners[0]].slug
+			wrong = append(wrong, conflict(first, "event_property_name %q: meter %q of event type %q uses it", a.EventPropertyName, first, t.name))
 			continue
 		}
 		owners := make([]int, len(t.meters))
 		for i := range owners {
 			owners[i] = i
 		}
-		t.members = append(t.members, member{key: a.EventPropertyName, source: source, expr: compiled, owners: owners})
+		t.members = append(t.members, member{key: a.EventPropertyName, expr: expr{at: slotRef{slot: slot}}, owners: owners})
 		slices.SortFunc(t.members, func(a, b member) int { return strings.Compare(a.key, b.key) })
 	}
-	return errors.Join(errs...)
+	return wrong
 }
 
 // ReadsLLM reports whether a meter reads the observation's llm object, and so needs the body or Kong's AI statistics.
@@ -180,12 +175,16 @@ type Result struct {
 	SubjectMissing bool    // no source named a customer
 	Dropped        bool    // and for that reason there are no events: [MissingDrop]
 
-	MeterErrors         int  // values that are not a finite number of at least zero: published nowhere
-	DimensionErrors     int  // dimensions that are objects: left out
-	DimensionsTruncated int  // dimensions of more than 256 bytes: cut
-	NoRequestID         bool // the ids are a hash of the log
-	NoStartTime         bool // Time is for the caller to set
-	UsageInconsistent   bool // the declared cached tokens exceed the declared input
+	MeterErrors          int   // values that are not a finite number of at least zero: published nowhere
+	ExpressionErrors     int   // filters, values and lists that could not be evaluated: their meters do not apply
+	ExpressionsTooCostly int   // the same, because they cost too much for this exchange
+	RowsSkipped          int   // rows of for_each behind the thousandth: published nowhere
+	DimensionErrors      int   // dimensions that are objects, or could not be evaluated: left out
+	DimensionsTruncated  int   // dimensions of more than 256 bytes: cut
+	Failure              error // the first of the errors above, with its meter: for a log
+	NoRequestID          bool  // the ids are a hash of the log
+	NoStartTime          bool  // Time is for the caller to set
+	UsageInconsistent    bool  // the declared cached tokens exceed the declared input
 }
 
 // Events evaluates the meters. The events' Sequence and RecordedTime are the caller's to set.
@@ -212,9 +211,10 @@ func (p *Program) Events(o *Observation) Result {
 		id, r.NoRequestID = fingerprint(o.log), true
 	}
 	r.Events = make([]Event, 0, len(p.types)+4) // an LLM call has up to five rows
+	x := evaluation{values: o.values}
 	for i, t := range p.types {
 		base.Type, base.DataSchema = t.name, p.schemas[i]
-		t.events(o.values, &base, id, &r)
+		t.events(&x, &base, id, &r)
 	}
 	return r
 }
@@ -279,40 +279,61 @@ func (p *Program) fillBody(o *Observation, shape *scan.Shape, slot int) {
 	}
 }
 
+// maxRows bounds the events of one type that one exchange may become.
+const maxRows = 1000
+
 // events appends t's events for one exchange to r.
-func (t *eventType) events(values []string, base *Event, id string, r *Result) {
+func (t *eventType) events(x *evaluation, base *Event, id string, r *Result) {
 	passed := make([]bool, len(t.meters))
 	any := false
-	for i, m := range t.meters {
-		passed[i] = m.always || m.filter.eval(values) == "true"
+	for i := range t.meters {
+		m := &t.meters[i]
+		passed[i] = m.always
+		if !m.always {
+			raw := r.evaluate(&m.filter, x, m.slug, "filter")
+			passed[i] = raw == "true"
+			if raw != "" && raw != "true" && raw != "false" {
+				r.ExpressionErrors++
+				r.fail(m.slug, "filter", errNotBool)
+			}
+		}
 		any = any || passed[i]
 	}
 	if !any {
 		return
 	}
-	if t.forEach == "" {
-		if data := t.data(values, nil, passed, r); data != nil {
+	if t.row == nil {
+		if data := t.data(x, passed, r); data != nil {
 			e := *base
 			e.ID, e.Data = id+"/"+t.name, data
 			r.Events = append(r.Events, e)
 		}
 		return
 	}
-	list := t.each.eval(values)
+	list := r.evaluate(&t.each, x, t.meters[0].slug, "for_each")
 	if list == "" || list[0] != '[' {
+		if list != "" {
+			r.ExpressionErrors++
+			r.fail(t.meters[0].slug, "for_each", errNotList)
+		}
 		return
 	}
-	row := make([]string, t.rowSlots+1)
+	x.row = make([]string, t.row.slots+1)
 	rows := scan.Scanner[string]{Unescape: true}
 	rows.Open(list)
 	for index := 0; ; index++ {
-		clear(row)
-		element, _ := rows.Next(&t.row, row) // no error: the list has been scanned before
+		clear(x.row)
+		element, _ := rows.Next(&t.row.shape, x.row) // no error: the list has been scanned before
 		if element == "" {
 			return
 		}
-		row[0] = element
-		if data := t.data(values, row, slices.Clone(passed), r); data != nil {
+		if index >= maxRows {
+			r.RowsSkipped++
+			r.fail(t.meters[0].slug, "for_each", errTooManyRows)
+			continue
+		}
+		x.row[0] = element
+		if data := t.data(x, slices.Clone(passed), r); data != nil {
 			e := *base
 			e.ID, e.Data = id+"/"+t.name+"/"+strconv.Itoa(index), data
 			r.Events = append(r.Events, e)
@@ -320,23 +341,64 @@ func (t *eventType) events(values []string, base *Event, id string, r *Result) {
 	}
 }
 
+var (
+	errNotBool     = errors.New("is neither true nor false")
+	errNotList     = errors.New("is not a list")
+	errTooManyRows = fmt.Errorf("has more than %d rows", maxRows)
+	errNotCount    = errors.New("is not a finite number of at least 0")
+)
+
+// evaluate returns an expression's value as raw JSON, "" where it has none, and counts a failure.
+func (r *Result) evaluate(e *expr, x *evaluation, meter, field string) string {
+	raw, err := e.eval(x)
+	if err == nil {
+		return raw
+	}
+	r.fail(meter, field, err)
+	if errors.Is(err, ErrCost) {
+		r.ExpressionsTooCostly++
+	} else {
+		r.ExpressionErrors++
+	}
+	return ""
+}
+
+// fail keeps the first failure.
+func (r *Result) fail(meter, field string, err error) {
+	if r.Failure == nil {
+		r.Failure = &Problem{Meter: meter, Field: field, Offset: -1, Err: err}
+	}
+}
+
 // data returns the event's data, or nil when no meter applies. It changes passed.
-func (t *eventType) data(values, row []string, passed []bool, r *Result) []byte {
+func (t *eventType) data(x *evaluation, passed []bool, r *Result) []byte {
 	applies := false
+	var space [2]string
+	values := space[:0] // of the members that are values, in their order
 	for i := range t.members {
 		m := &t.members[i]
 		if !m.value {
 			continue
 		}
-		found, valid := m.counted(values, row)
+		if !m.applies(passed) {
+			values = append(values, "")
+			continue
+		}
+		raw, valid := "1", true
+		if !m.one {
+			raw = r.evaluate(&m.expr, x, t.meters[m.owners[0]].slug, "value")
+			valid = raw == "" || m.publishable(raw)
+		}
+		values = append(values, raw)
 		for _, owner := range m.owners {
 			if !passed[owner] {
 				continue
 			}
 			if !valid {
 				r.MeterErrors++
+				r.fail(t.meters[owner].slug, "value", errNotCount)
 			}
-			passed[owner] = found && valid
+			passed[owner] = raw != "" && valid
 			applies = applies || passed[owner]
 		}
 	}
@@ -346,17 +408,24 @@ func (t *eventType) data(values, row []string, passed []bool, r *Result) []byte 
 	b := append(make([]byte, 0, 64+32*len(t.members)), '{')
 	for i := range t.members {
 		m := &t.members[i]
-		if !slices.ContainsFunc(m.owners, func(owner int) bool { return passed[owner] }) {
+		raw := ""
+		if m.value {
+			raw, values = values[0], values[1:]
+		}
+		if !m.applies(passed) {
 			continue
+		}
+		if !m.value {
+			var err error
+			if raw, err = m.expr.eval(x); err != nil {
+				r.DimensionErrors++
+				r.fail(t.meters[m.owners[0]].slug, "group_by."+m.key, err)
+			}
 		}
 		mark := len(b)
 		b = append(append(append(b, '"'), m.key...), '"', ':')
 		start := len(b)
-		if m.one {
-			b = append(b, '1')
-		} else {
-			b = appendScalar(b, m.eval(values, row), r)
-		}
+		b = appendScalar(b, raw, r)
 		if len(b) == start {
 			b = b[:mark]
 			continue
@@ -367,30 +436,26 @@ func (t *eventType) data(values, row []string, passed []bool, r *Result) []byte 
 	return b
 }
 
-func (m *member) eval(values, row []string) string {
-	if m.row {
-		return m.expr.eval(row)
+// applies reports whether a meter that the member belongs to does.
+func (m *member) applies(passed []bool) bool {
+	for _, owner := range m.owners {
+		if passed[owner] {
+			return true
+		}
 	}
-	return m.expr.eval(values)
+	return false
 }
 
-// counted reports whether the member has a value, and whether that value may be published.
-func (m *member) counted(values, row []string) (found, valid bool) {
-	if m.one {
-		return true, true
-	}
-	raw := m.eval(values, row)
-	if raw == "" {
-		return false, true
-	}
+// publishable reports whether a value may be published.
+func (m *member) publishable(raw string) bool {
 	if m.agg == UniqueCount {
-		return true, raw[0] != '{' && raw[0] != '['
+		return raw[0] != '{' && raw[0] != '['
 	}
 	if isCount(raw) {
-		return true, true
+		return true
 	}
 	f, ok := number(raw)
-	return true, ok && f >= 0
+	return ok && f >= 0
 }
 
 // appendScalar appends a raw JSON value as an event's data may hold it; nothing when it may not. A list of scalars, as

@@ -221,7 +221,7 @@ func TestContradictionsAreReportedAndTheRestIsMetered(t *testing.T) {
 			{Slug: "two", EventType: "e", Aggregation: Sum, Value: "request.size", ValueProperty: "v"},
 			{Slug: "three", EventType: "e", Aggregation: Count, ForEach: "tries"},
 			{Slug: "four", Aggregation: Sum},
-			{Slug: "five", Aggregation: Count, Filter: "response.status < 300"},
+			{Slug: "five", Aggregation: Count, Filter: "response.status + 300"},
 			{Slug: "six", Aggregation: Count, GroupBy: map[string]string{"a": "each.x"}},
 			{Slug: "one", Aggregation: Count},
 			{Slug: "Seven", Aggregation: "TOTAL"},
@@ -234,15 +234,15 @@ func TestContradictionsAreReportedAndTheRestIsMetered(t *testing.T) {
 	}
 	for _, want := range []string{
 		`meter "two": value: gives "v" of event type "e" another meaning than meter "one" does`,
-		`meter "three": for_each "tries" differs from "" of meter "one" of the same event type "e"`,
+		`meter "three": for_each: "tries" differs from "", which meter "one" of event type "e" has`,
 		`meter "four": value: aggregation SUM needs one`,
-		`meter "five": filter: expression "response.status < 300" is not a plain path`,
-		`meter "six": group_by "a": expression "each.x": each has a meaning only with for_each`,
+		`meter "five": filter: the expression "response.status + 300" is not true or false`,
+		`meter "six": group_by.a: each has a meaning only with for_each`,
 		`meter "one": slug: another meter has it`,
-		`meter "Seven": slug "Seven"`,
-		`aggregation "TOTAL"`,
+		`meter "Seven": slug: "Seven"`,
+		`aggregation: "TOTAL"`,
 		`subject.sources[1]: look_up_value_in "cookie"`,
-		`attributes[1]: event_property_name "v": a meter of event type "e" uses it`,
+		`attributes[1]: event_property_name "v": meter "one" of event type "e" uses it`,
 		`attributes[3]: source "body"`,
 	} {
 		if !strings.Contains(err.Error(), want) {

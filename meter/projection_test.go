@@ -74,7 +74,7 @@ func TestTheLogsPathsAreAllThatIsReadOfIt(t *testing.T) {
 	p, err := meter.Compile(meter.Settings{
 		Meters: []meter.Meter{
 			meter.APIRequests(), meter.AICalls(),
-			{Slug: "a", EventType: "own", Aggregation: meter.Sum, Value: "response.size", Filter: "has(service.name)", GroupBy: map[string]string{"agent": "request.headers['user-agent']"}},
+			{Slug: "a", EventType: "own", Aggregation: meter.Sum, Value: "response.size", Filter: "response.status < 600 && has(service.name)", GroupBy: map[string]string{"agent": "lower(request.headers['user-agent'])"}},
 		},
 		Headers:        []string{"x-usage"},
 		SubjectSources: []meter.SubjectSource{{LookUpValueIn: "consumer", Field: "username"}},

@@ -33,7 +33,7 @@ func (s SubjectSource) path() ([]string, error) {
 	case "credential":
 		return []string{"authenticated_entity", s.Field}, nil
 	case "header":
-		return []string{"request", "headers", lower(s.Field)}, nil
+		return []string{"request", "headers", s.Field}, nil
 	default:
 		return nil, fmt.Errorf("look_up_value_in %q: must be consumer, credential, header, route or service", s.LookUpValueIn)
 	}
@@ -46,20 +46,18 @@ type Attribute struct {
 	EventPropertyName string // its key in data
 }
 
-// expression returns the attribute's path as an expression.
-func (a Attribute) expression() (string, error) {
-	root, name := "", a.LookUpValueIn
+// path returns the attribute's path in the observation.
+func (a Attribute) path() ([]string, error) {
 	switch a.Source {
 	case "header":
-		root, name = "request.headers", lower(name)
+		return []string{"request", "headers", a.LookUpValueIn}, nil
 	case "query":
-		root = "request.querystring"
+		return []string{"request", "querystring", a.LookUpValueIn}, nil
 	case "response_header":
-		root, name = "response.headers", lower(name)
+		return []string{"response", "headers", a.LookUpValueIn}, nil
 	default:
-		return "", fmt.Errorf("source %q: must be header, query or response_header", a.Source)
+		return nil, fmt.Errorf("source %q: must be header, query or response_header", a.Source)
 	}
-	return root + `["` + name + `"]`, nil
 }
 
 // lower is for header names, which Kong's log holds in lower case.

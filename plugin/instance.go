@@ -25,19 +25,20 @@ const handOverLimit = 2 * time.Second
 
 // instance is one configuration at work: what to read, what to count, where to put it.
 type instance struct {
-	process    *process
-	program    *meter.Program
-	llm        LLM
-	binary     bool
-	dryRun     bool
-	topic      string
-	source     string
-	deadLetter bool // exchanges without a customer go to the dead-letter topic
-	sink       sink
-	sequence   *sequence
-	plugin     string // Kong's id of it
-	problems   string
-	nextReport atomic.Int64 // Unix milliseconds
+	process     *process
+	program     *meter.Program
+	llm         LLM
+	binary      bool
+	dryRun      bool
+	topic       string
+	source      string
+	deadLetter  bool // exchanges without a customer go to the dead-letter topic
+	sink        sink
+	sequence    *sequence
+	plugin      string // Kong's id of it
+	problems    string
+	nextReport  atomic.Int64 // Unix milliseconds; see due
+	nextFailure atomic.Int64
 }
 
 // sink takes finished records: a pipeline's spool.
@@ -104,11 +105,16 @@ func (in *instance) problemsDue(now time.Time) string {
 	if in.problems == "" {
 		return ""
 	}
-	due, ms := in.nextReport.Load(), now.UnixMilli()
-	if ms < due || !in.nextReport.CompareAndSwap(due, ms+reportInterval.Milliseconds()) {
+	if !due(&in.nextReport, now) {
 		return ""
 	}
 	return in.problems
+}
+
+// due reports whether the time of next, in Unix milliseconds, has come, and moves it on by reportInterval.
+func due(next *atomic.Int64, now time.Time) bool {
+	at, ms := next.Load(), now.UnixMilli()
+	return ms >= at && next.CompareAndSwap(at, ms+reportInterval.Milliseconds())
 }
 
 // handle takes one exchange from a front to the spool and ends t. It returns when the events are on disk, or after
@@ -165,6 +171,9 @@ func (in *instance) record(o *meter.Observation, t *ticket) {
 func (in *instance) evaluate(o *meter.Observation) (meter.Result, place) {
 	r := in.program.Events(o)
 	in.process.ledger.tally(&r)
+	if r.Failure != nil && due(&in.nextFailure, in.process.now()) {
+		in.process.log.Warn("a meter could not be applied to an exchange", "plugin", in.plugin, "request", o.RequestID(), "error", r.Failure)
+	}
 	switch {
 	case r.Dropped:
 		return r, placeNoSubject
@@ -274,7 +283,9 @@ func (c *Config) meters() []meter.Meter {
 	if c.MeterAICalls {
 		all = append(all, meter.AICalls())
 	}
-	for _, m := range c.Meters {
+	declared := slices.Clone(c.Meters)
+	slices.SortStableFunc(declared, func(a, b Meter) int { return strings.Compare(a.Slug, b.Slug) }) // so that their order never matters
+	for _, m := range declared {
 		all = append(all, meter.Meter{
 			Slug: m.Slug, EventType: m.EventType, Aggregation: meter.Aggregation(m.Aggregation), Filter: m.Filter,
 			Value: m.Value, ValueProperty: m.ValueProperty, GroupBy: m.GroupBy, ForEach: m.ForEach,

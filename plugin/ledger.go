@@ -73,6 +73,9 @@ type ledger struct {
 	handOversLate       *metrics.Counter // the front did not wait until its exchange was on disk
 	configProblems      *metrics.Counter
 	valuesInvalid       *metrics.Counter
+	expressionsFailed   *metrics.Counter
+	expressionsCostly   *metrics.Counter
+	rowsSkipped         *metrics.Counter
 	dimensionsInvalid   *metrics.Counter
 	dimensionsTruncated *metrics.Counter
 	withoutRequestID    *metrics.Counter
@@ -114,6 +117,9 @@ func newLedger() *ledger {
 		bodiesUnread:        set.NewCounter("kong_meter_bodies_unread_total"),
 		handOversLate:       set.NewCounter("kong_meter_handovers_late_total"),
 		configProblems:      set.NewCounter("kong_meter_config_problems_total"),
+		expressionsFailed:   set.NewCounter("kong_meter_expressions_failed_total"),
+		expressionsCostly:   set.NewCounter("kong_meter_expressions_too_costly_total"),
+		rowsSkipped:         set.NewCounter("kong_meter_rows_skipped_total"),
 		valuesInvalid:       set.NewCounter("kong_meter_values_invalid_total"),
 		dimensionsInvalid:   set.NewCounter("kong_meter_dimensions_invalid_total"),
 		dimensionsTruncated: set.NewCounter("kong_meter_dimensions_truncated_total"),
@@ -141,6 +147,9 @@ func newLedger() *ledger {
 // tally counts what the meters reported beside their events.
 func (l *ledger) tally(r *meter.Result) {
 	l.valuesInvalid.Add(r.MeterErrors)
+	l.expressionsFailed.Add(r.ExpressionErrors)
+	l.expressionsCostly.Add(r.ExpressionsTooCostly)
+	l.rowsSkipped.Add(r.RowsSkipped)
 	l.dimensionsInvalid.Add(r.DimensionErrors)
 	l.dimensionsTruncated.Add(r.DimensionsTruncated)
 	for _, note := range [...]struct {
