@@ -179,6 +179,8 @@ func (n *testNginx) signal(s syscall.Signal) {
 // quit lets nginx finish what it has, and waits for its end.
 func (n *testNginx) quit() {
 	n.t.Helper()
+	// One that was opened and never used nginx would keep for its client_header_timeout of a minute.
+	http.DefaultClient.CloseIdleConnections()
 	n.signal(syscall.SIGQUIT)
 	select {
 	case <-n.exited:
