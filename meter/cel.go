@@ -43,7 +43,8 @@ var ErrCost = errors.New("the expression costs too much for this exchange")
 type celProgram struct {
 	program cel.Program
 	refs    []slotRef
-	limited bool // its cost depends on the exchange
+	paths   []string // as they are written, by ref
+	limited bool     // its cost depends on the exchange
 	kind    types.Kind
 }
 
@@ -92,7 +93,7 @@ func compileCEL(source string, s *scope) (*celProgram, error) {
 	if err != nil {
 		return nil, &syntaxError{source: source, message: err.Error()}
 	}
-	return &celProgram{program: program, refs: p.refs, limited: p.loops, kind: checked.OutputType().Kind()}, nil
+	return &celProgram{program: program, refs: p.refs, paths: p.paths, limited: p.loops, kind: checked.OutputType().Kind()}, nil
 }
 
 // mayBe returns an error when the program's value can only be of another kind than the one that is called name.

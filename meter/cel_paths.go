@@ -26,6 +26,7 @@ type celPaths struct {
 	info   *ast.SourceInfo
 	nextID int64
 	refs   []slotRef
+	paths  []string // by ref
 	bound  []string // names that a macro has bound
 	loops  bool     // the cost depends on the exchange
 	err    error    // the first
@@ -138,9 +139,23 @@ func (p *celPaths) variable(e ast.Expr, keys []string, name func(int) string) {
 			return
 		}
 		i = len(p.refs)
-		p.refs = append(p.refs, at)
+		p.refs, p.paths = append(p.refs, at), append(p.paths, written(keys))
 	}
 	e.SetKindCase(factory.NewIdent(e.ID(), name(i)))
+}
+
+// written returns a path as it is written in an expression.
+func written(keys []string) string {
+	var b strings.Builder
+	b.WriteString(keys[0])
+	for _, key := range keys[1:] {
+		if identifierLen(key) == len(key) {
+			b.WriteString("." + key)
+		} else {
+			b.WriteString("['" + key + "']")
+		}
+	}
+	return b.String()
 }
 
 // rewrite rewrites e in place.

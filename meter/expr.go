@@ -52,10 +52,14 @@ type evaluation struct {
 }
 
 func (x *evaluation) at(r slotRef) string {
+	values := x.values
 	if r.row {
-		return x.row[r.slot]
+		values = x.row
 	}
-	return x.values[r.slot]
+	if r.slot >= len(values) {
+		return "" // a path that was compiled after the exchange was observed: Explain's
+	}
+	return values[r.slot]
 }
 
 // eval returns the raw JSON of the expression's value, "" where it has none. Only a CEL program can fail.

@@ -69,9 +69,10 @@ type eventType struct {
 }
 
 type compiledMeter struct {
-	slug   string
-	filter expr
-	always bool
+	slug     string
+	filter   expr
+	always   bool
+	declared Meter
 }
 
 // add compiles m into t and returns what is wrong with m. If anything is, t is unchanged but for paths that nobody reads.
@@ -95,7 +96,7 @@ func (t *eventType) add(m Meter, p *paths) []error {
 		}
 		wrong.add("for_each", err)
 	}
-	compiled := compiledMeter{slug: m.Slug, always: m.Filter == ""}
+	compiled := compiledMeter{slug: m.Slug, always: m.Filter == "", declared: m}
 	if m.Filter != "" {
 		var err error
 		compiled.filter, err = compileExpr(m.Filter, observation)

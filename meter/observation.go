@@ -50,9 +50,10 @@ type Observation struct {
 	Outcome Outcome
 	Capture Capture
 
-	log     string
-	values  []string       // raw JSON by slot; slot 0 is nowhere
-	headers map[string]int // the program's
+	log      string
+	values   []string       // raw JSON by slot; slot 0 is nowhere
+	headers  map[string]int // the program's
+	replayed []string       // what the observation adds to the log, by slot, where it is a document's; see Replay
 }
 
 // Paths that every program reads, because the path of an exchange depends on them.
@@ -239,6 +240,23 @@ func appendLLM(b []byte, l *LLM) (_ []byte, consistent bool) {
 		b = append(b, "],"...)
 	}
 	b[len(b)-1] = '}'
+	return b, consistent
+}
+
+// appendAdded appends the members of the observation that are not in Kong's log, as far as they are read, and the body
+// aside, to an object that has been opened. consistent is false where the declared cached tokens exceed the input.
+func (o *Observation) appendAdded(b []byte, subject string, reads func(root string) bool) (_ []byte, consistent bool) {
+	consistent = true
+	b = appendString(append(b, `"outcome":`...), string(o.Outcome))
+	if reads("subject") {
+		b = appendString(append(b, `,"subject":`...), subject)
+	}
+	if reads("capture") {
+		b = o.Capture.append(append(b, `,"capture":`...))
+	}
+	if o.LLM != nil {
+		b, consistent = appendLLM(append(b, `,"llm":`...), o.LLM)
+	}
 	return b, consistent
 }
 

@@ -219,6 +219,14 @@ func (p *Program) Events(o *Observation) Result {
 	return r
 }
 
+// subjectOf returns the exchange's subject.
+func (p *Program) subjectOf(o *Observation) string {
+	if s := p.subject(o); s != "" {
+		return s
+	}
+	return AnonymousSubject
+}
+
 // subject returns the customer that the sources name, or "". A longer value than an event can carry names nobody: cut
 // short it might name somebody else.
 func (p *Program) subject(o *Observation) string {
@@ -237,45 +245,50 @@ func (p *Program) subject(o *Observation) string {
 
 // fill stores what the observation adds to Kong's log.
 func (p *Program) fill(o *Observation, subject string) (consistent bool) {
-	consistent = true
-	b := make([]byte, 0, 768)
-	b = append(b, `{"outcome":`...)
-	b = appendString(b, string(o.Outcome))
-	if p.paths.reads("subject") {
-		b = append(appendString(append(b, `,"subject":`...), subject), ' ')
+	if o.replayed != nil {
+		p.fillReplayed(o, subject)
+		return true
 	}
-	if p.paths.reads("capture") {
-		b = o.Capture.append(append(b, `,"capture":`...))
-	}
-	if o.LLM != nil {
-		b, consistent = appendLLM(append(b, `,"llm":`...), o.LLM)
-	}
+	b, consistent := o.appendAdded(append(make([]byte, 0, 768), '{'), subject, p.paths.reads)
 	b = append(b, '}')
 	var doc scan.Scanner[string]
 	if err := doc.Scan(string(b), &p.paths.added, o.values); err != nil {
 		panic("bug: what is added to the log is no JSON: " + err.Error())
 	}
 	if shape, slot, ok := p.paths.added.Sub("body"); ok && len(o.Body) > 0 {
-		p.fillBody(o, shape, slot)
+		p.fillBody(o, shape, slot, o.values)
 	}
 	return consistent
 }
 
-// fillBody stores what is read of a body that is JSON.
-func (p *Program) fillBody(o *Observation, shape *scan.Shape, slot int) {
+// fillReplayed is fill for an observation that is a document's. The subject is the program's to say.
+func (p *Program) fillReplayed(o *Observation, subject string) {
+	keep(o.values, o.replayed)
+	if _, slot, ok := p.paths.added.Sub("subject"); ok && slot != scan.Nowhere {
+		o.values[slot] = string(appendString(nil, subject))
+	}
+}
+
+// fillBody stores what is read of a body that is JSON into values.
+func (p *Program) fillBody(o *Observation, shape *scan.Shape, slot int, values []string) {
 	body := strings.Trim(string(o.Body), " \t\r\n")
-	found := make([]string, len(o.values))
+	found := make([]string, len(values))
 	s := scan.Scanner[string]{Unescape: true}
 	if s.Scan(body, shape, found) != nil {
 		return
 	}
+	keep(values, found)
+	if slot != scan.Nowhere {
+		values[slot] = body
+	}
+}
+
+// keep stores what was found.
+func keep(values, found []string) {
 	for i, value := range found {
 		if value != "" {
-			o.values[i] = value
+			values[i] = value
 		}
-	}
-	if slot != scan.Nowhere {
-		o.values[slot] = body
 	}
 }
 

@@ -24,6 +24,7 @@ type Config struct {
 	Meters            list[Meter]     `json:"meters"`
 	LLM               LLM             `json:"llm"`
 	MaxBodyBytes      int             `json:"max_body_bytes"`
+	Record            bool            `json:"record"`
 	DryRun            bool            `json:"dry_run"`
 
 	process  *process // whose instance this is

@@ -28,6 +28,7 @@ type instance struct {
 	process     *process
 	program     *meter.Program
 	llm         LLM
+	recorder    *recorder // nil unless observations are kept
 	binary      bool
 	dryRun      bool
 	topic       string
@@ -58,6 +59,9 @@ func (p *process) newInstance(c *Config) *instance {
 	pipeline, err := p.pipeline(connection, shared, c.identity.Seq)
 	if err != nil {
 		problems = append(problems, err)
+	}
+	if c.Record {
+		in.recorder = p.recorder()
 	}
 	in.sink, in.sequence = pipeline, p.sequence(pipeline.dir, in.topic, in.source)
 	if err := errors.Join(problems...); err != nil {
@@ -170,6 +174,9 @@ func (in *instance) record(o *meter.Observation, t *ticket) {
 // evaluate evaluates the meters. The exchange's place is [placeSpooled] when there are events to spool.
 func (in *instance) evaluate(o *meter.Observation) (meter.Result, place) {
 	r := in.program.Events(o)
+	if in.recorder != nil {
+		in.recorder.add(in.program.Document(o))
+	}
 	in.process.ledger.tally(&r)
 	if r.Failure != nil && due(&in.nextFailure, in.process.now()) {
 		in.process.log.Warn("a meter could not be applied to an exchange", "plugin", in.plugin, "request", o.RequestID(), "error", r.Failure)

@@ -252,7 +252,9 @@ func (s *laneSession) register(c *lane.Config) []byte {
 	s.instances[c.ID] = in
 	s.l.mu.Unlock()
 	needs := lane.Needs{Body: lane.BodyNone, Problems: in.problems}
-	needs.Log, needs.Calls = in.program.LogPaths()
+	if in.recorder == nil {
+		needs.Log, needs.Calls = in.program.LogPaths()
+	}
 	switch {
 	case in.program.ReadsBody():
 		needs.Body = lane.BodyAny

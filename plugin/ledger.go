@@ -83,6 +83,9 @@ type ledger struct {
 	withoutSubject      *metrics.Counter
 	usagesInconsistent  *metrics.Counter
 
+	observationsKept    *metrics.Counter
+	observationsDropped *metrics.Counter
+
 	batchesTaken    *metrics.Counter // of the Lua front: whose events are in the spool
 	batchesRepeated *metrics.Counter // that had been taken before
 	batchesLater    *metrics.Counter // that the spool could not take
@@ -127,6 +130,9 @@ func newLedger() *ledger {
 		withoutStartTime:    set.NewCounter("kong_meter_exchanges_without_start_time_total"),
 		withoutSubject:      set.NewCounter("kong_meter_exchanges_without_subject_total"),
 		usagesInconsistent:  set.NewCounter("kong_meter_usages_inconsistent_total"),
+
+		observationsKept:    set.NewCounter(`kong_meter_observations_total{result="kept"}`),
+		observationsDropped: set.NewCounter(`kong_meter_observations_total{result="dropped"}`),
 
 		batchesTaken:    set.NewCounter(`kong_meter_lane_batches_total{result="taken"}`),
 		batchesRepeated: set.NewCounter(`kong_meter_lane_batches_total{result="repeated"}`),

@@ -24,6 +24,7 @@ var metricsHelp = []struct{ name, help string }{
 	{"kong_meter_expressions_failed_total", "Filters, values and lists of meters that could not be evaluated: the meter did not apply to that exchange."},
 	{"kong_meter_expressions_too_costly_total", "The same, because they would have cost too much for that exchange."},
 	{"kong_meter_rows_skipped_total", "Rows of for_each behind the thousandth of an exchange: not published."},
+	{"kong_meter_observations_total", "Observations that config.record has kept or, because the disk was too slow or full, dropped."},
 	{"kong_meter_dimensions_invalid_total", "Dimensions that are objects or could not be evaluated: left out."},
 	{"kong_meter_dimensions_truncated_total", "Dimensions of more than 256 bytes: cut."},
 	{"kong_meter_config_problems_total", "Problems of configurations that Kong's schema accepted."},

@@ -46,6 +46,9 @@ type process struct {
 
 	lane *laneServer // nil until it serves
 
+	recording sync.Once
+	records   *recorder // see recorder()
+
 	mu        sync.Mutex
 	pipelines map[string]*pipeline
 	sequences map[string]*sequence

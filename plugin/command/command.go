@@ -13,6 +13,8 @@ import (
 // Usage lists the commands.
 const Usage = `Commands:
   try       the whole path on this machine, with nothing installed: LLM and API calls become events on a Kafka topic
+  explain   what the plugin makes of one exchange, and why
+  simulate  what other meters would have made of past exchanges
   extract   the usage that LLM response bodies declare, as JSON lines
   spool     what Kafka does not have yet, and what it refused: list, export, verify, replay
   upstream  an upstream that replays LLM answers, for trying things out
@@ -24,15 +26,19 @@ Each has -h with an example.
 var errUsage = errors.New("usage")
 
 // Run runs the named command and returns the process's exit status: 0 for success, 1 for failure, 2 for wrong use.
-func Run(name string, args []string, read ReadConnection) int {
+func Run(name string, args []string, host Host) int {
 	var err error
 	switch name {
 	case "try":
 		err = runTry(args, os.Stdout)
+	case "explain":
+		err = runExplain(args, os.Stdin, os.Stdout, os.Stderr, host)
+	case "simulate":
+		err = runSimulate(args, os.Stdout, os.Stderr, host)
 	case "extract":
 		err = runExtract(args, os.Stdin, os.Stdout, os.Stderr)
 	case "spool":
-		err = runSpool(args, os.Stdout, os.Stderr, read)
+		err = runSpool(args, os.Stdout, os.Stderr, host.ReadConnection)
 	case "upstream":
 		err = runUpstream(args, os.Stdout)
 	case "help":

@@ -1,0 +1,33 @@
+package command
+
+import (
+	"kafka-metering/meter"
+	"kafka-metering/meter/relay"
+)
+
+// Host is what package main lends to the commands: the very code that works behind Kong.
+type Host struct {
+	ReadConnection ReadConnection
+	// NewEvaluator compiles a configuration of the plugin, as JSON. What is wrong with it is in the error; where the
+	// evaluator is not nil it meters what it can.
+	NewEvaluator func(config []byte) (Evaluator, error)
+}
+
+// Evaluator evaluates saved exchanges, and hands nothing over.
+type Evaluator interface {
+	// Observe makes the observation of a log that Kong has serialized, and of the response's body where there is one, as
+	// the upstream sent it.
+	Observe(log, body []byte) (*meter.Observation, error)
+	// Program returns the compiled meters.
+	Program() *meter.Program
+	// Records returns the Kafka records of an observation, without what belongs to the moment of recording.
+	Records(o *meter.Observation) ([]Record, meter.Result)
+}
+
+// Record is an event as it is published.
+type Record struct {
+	Topic, Key string
+	Headers    []relay.Header
+	Value      []byte
+	Event      meter.Event
+}

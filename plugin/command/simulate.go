@@ -1,0 +1,356 @@
+package command
+
+import (
+	"cmp"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/tidwall/gjson"
+
+	"kafka-metering/meter"
+)
+
+const simulateAbout = `Says what meters would have made of past exchanges: a dry run before a change of pricing. The exchanges are those that the
+plugin has kept where config.record is true.
+
+  kafka-metering simulate -old kong.yml -new kong-new.yml /usr/local/kong/kafka-metering.spool/observations
+  kafka-metering simulate -new kong.yml -by model -format csv observations/2026-11-23T*.jsonl > november.csv
+
+It prints a total for each meter and customer, of the old and the new configuration side by side. Without -old it prints the
+new one's alone. An observation holds of a response's body only what the meters read that were in force when it was kept, and
+no header or query argument that may be a secret: a new meter that reads more finds it absent.`
+
+// simulation is one run of the command.
+type simulation struct {
+	by     []string
+	sides  [2]*simulated // old, nil without one, and new
+	ids    map[uint64]struct{}
+	seed   maphash.Seed
+	count  int
+	twice  int
+	broken int
+}
+
+// simulated is one configuration's part of it.
+type simulated struct {
+	evaluators   *evaluators
+	aggregations map[Evaluator]map[[2]string]meter.Aggregation // by event type and property
+	totals       map[simulatedKey]*fold
+	events       int
+	unmetered    int // exchanges that the plugin is not enabled for
+	failed       int // values and expressions
+}
+
+type simulatedKey struct{ meter, subject, by string }
+
+// fold is an aggregation as OpenMeter does it.
+type fold struct {
+	aggregation meter.Aggregation
+	n           int
+	value       float64
+	unique      map[string]struct{}
+	latest      string
+}
+
+func (f *fold) add(v gjson.Result, time string) {
+	f.n++
+	x := v.Float()
+	switch f.aggregation {
+	case meter.Min:
+		if f.n == 1 || x < f.value {
+			f.value = x
+		}
+	case meter.Max:
+		if f.n == 1 || x > f.value {
+			f.value = x
+		}
+	case meter.Avg:
+		f.value += (x - f.value) / float64(f.n)
+	case meter.Latest:
+		if time >= f.latest {
+			f.latest, f.value = time, x
+		}
+	case meter.UniqueCount:
+		f.unique[v.String()] = struct{}{}
+		f.value = float64(len(f.unique))
+	default:
+		f.value += x
+	}
+}
+
+// runSimulate runs the command simulate.
+func runSimulate(args []string, out, errs io.Writer, host Host) error {
+	flags := flag.NewFlagSet("simulate", flag.ContinueOnError)
+	flags.SetOutput(errs)
+	before := flags.String("old", "", "`file` with the configuration in force: kong.yml, decK, or the plugin's config alone")
+	after := flags.String("new", "", "`file` with the configuration to try")
+	by := flags.String("by", "", "`dimensions` by which totals are split beside the customer: names in the events' data, with commas between them")
+	format := flags.String("format", "table", "table, csv or json")
+	if err := parseFiles(flags, args, simulateAbout, out); err != nil {
+		return err
+	}
+	switch {
+	case *after == "":
+		return errors.New("-new: give the configuration to try")
+	case flags.NArg() == 0:
+		return errors.New("give the observations: files, or the directory in which the plugin keeps them where config.record is true")
+	case !slices.Contains([]string{"table", "csv", "json"}, *format):
+		return fmt.Errorf("-format %q: must be table, csv or json", *format)
+	}
+	s := &simulation{ids: map[uint64]struct{}{}, seed: maphash.MakeSeed()}
+	if *by != "" {
+		s.by = strings.Split(*by, ",")
+	}
+	for i, path := range []string{*before, *after} {
+		if path == "" {
+			continue
+		}
+		all, err := newEvaluators(host, path)
+		if err != nil {
+			return err
+		}
+		for _, warning := range all.warns {
+			fmt.Fprintf(errs, "kafka-metering simulate: %v\n", warning)
+		}
+		s.sides[i] = newSimulated(all)
+	}
+	files, err := observationFiles(flags.Args())
+	if err != nil {
+		return err
+	}
+	progress := newProgress(errs)
+	progress.total = len(files)
+	for _, name := range files {
+		if err := eachDocument(name, strings.NewReader(""), func(document []byte) error { s.exchange(document); return nil }); err != nil {
+			return err
+		}
+		progress.step()
+	}
+	progress.end()
+	if s.count == 0 {
+		return errors.New("there is no observation in these files")
+	}
+	return s.print(out, errs, *format)
+}
+
+func newSimulated(all *evaluators) *simulated {
+	s := &simulated{evaluators: all, aggregations: map[Evaluator]map[[2]string]meter.Aggregation{}, totals: map[simulatedKey]*fold{}}
+	for _, e := range all.made {
+		properties := map[[2]string]meter.Aggregation{}
+		for _, m := range e.Program().Declared() {
+			properties[[2]string{m.EventType, cmp.Or(m.ValueProperty, meter.DefaultValueProperty)}] = m.Aggregation
+		}
+		s.aggregations[e] = properties
+	}
+	return s
+}
+
+// exchange evaluates one observation. One that was kept twice, because a batch of Kong's was handed over twice, counts once.
+func (s *simulation) exchange(document []byte) {
+	if id := gjson.GetBytes(document, "request.id").Str; id != "" {
+		key := maphash.String(s.seed, id)
+		if _, known := s.ids[key]; known {
+			s.twice++
+			return
+		}
+		s.ids[key] = struct{}{}
+	}
+	s.count++
+	text := string(document)
+	for _, side := range s.sides {
+		if side != nil && !side.exchange(text, s.by) {
+			s.broken++
+		}
+	}
+}
+
+func (s *simulated) exchange(document string, by []string) (ok bool) {
+	evaluator, _ := s.evaluators.find([]byte(document))
+	if evaluator == nil {
+		s.unmetered++
+		return true
+	}
+	o, err := evaluator.Program().Replay(document)
+	if err != nil {
+		return false
+	}
+	r := evaluator.Program().Events(o)
+	s.failed += r.MeterErrors + r.ExpressionErrors + r.ExpressionsTooCostly + r.RowsSkipped
+	properties := s.aggregations[evaluator]
+	for i := range r.Events {
+		e := &r.Events[i]
+		s.events++
+		data := gjson.ParseBytes(e.Data)
+		parts := make([]string, len(by))
+		for j, name := range by {
+			parts[j] = data.Get(gjson.Escape(name)).String()
+		}
+		data.ForEach(func(k, v gjson.Result) bool {
+			aggregation, counted := properties[[2]string{e.Type, k.Str}]
+			if !counted {
+				return true
+			}
+			key := simulatedKey{e.Type + " " + k.Str, e.Subject, strings.Join(parts, ", ")}
+			f := s.totals[key]
+			if f == nil {
+				f = &fold{aggregation: aggregation, unique: map[string]struct{}{}}
+				s.totals[key] = f
+			}
+			f.add(v, e.Time)
+			return true
+		})
+	}
+	return true
+}
+
+// simulatedRow is a line of the result.
+type simulatedRow struct {
+	Meter       string            `json:"meter"`
+	Property    string            `json:"property"`
+	Aggregation meter.Aggregation `json:"aggregation"`
+	Subject     string            `json:"subject"`
+	By          string            `json:"by,omitempty"`
+	Old         *float64          `json:"old,omitempty"`
+	New         *float64          `json:"new,omitempty"`
+}
+
+func (s *simulation) rows() []simulatedRow {
+	keys := map[simulatedKey]bool{}
+	for _, side := range s.sides {
+		if side != nil {
+			for key := range side.totals {
+				keys[key] = true
+			}
+		}
+	}
+	var rows []simulatedRow
+	for key := range keys {
+		eventType, property, _ := strings.Cut(key.meter, " ")
+		row := simulatedRow{Meter: eventType, Property: property, Subject: key.subject, By: key.by}
+		for i, into := range []**float64{&row.Old, &row.New} {
+			if s.sides[i] != nil && s.sides[i].totals[key] != nil {
+				*into = &s.sides[i].totals[key].value
+				row.Aggregation = s.sides[i].totals[key].aggregation
+			}
+		}
+		rows = append(rows, row)
+	}
+	slices.SortFunc(rows, func(a, b simulatedRow) int {
+		return cmp.Or(strings.Compare(a.Meter, b.Meter), strings.Compare(a.Property, b.Property), strings.Compare(a.Subject, b.Subject), strings.Compare(a.By, b.By))
+	})
+	return rows
+}
+
+func (s *simulation) print(out, errs io.Writer, format string) error {
+	rows := s.rows()
+	switch format {
+	case "json":
+		encoder := json.NewEncoder(out)
+		for _, row := range rows {
+			if err := encoder.Encode(row); err != nil {
+				return err
+			}
+		}
+	case "csv":
+		w := csv.NewWriter(out)
+		_ = w.Write([]string{"event_type", "property", "aggregation", "subject", strings.Join(s.by, " "), "old", "new", "difference"}) // an error comes back from Error
+		for i := range rows {
+			r := &rows[i]
+			_ = w.Write([]string{r.Meter, r.Property, string(r.Aggregation), r.Subject, r.By, amount(r.Old, ""), amount(r.New, ""), difference(r)})
+		}
+		w.Flush()
+		if err := w.Error(); err != nil {
+			return err
+		}
+	default:
+		table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		split := ""
+		if len(s.by) > 0 {
+			split = strings.ToUpper(strings.Join(s.by, ", ")) + "\t"
+		}
+		head := "NEW"
+		if s.sides[0] != nil {
+			head = "OLD\tNEW\tDIFFERENCE"
+		}
+		fmt.Fprintf(table, "EVENT TYPE\tWHAT\tCUSTOMER\t%s%s\n", split, head)
+		for i := range rows {
+			r := &rows[i]
+			fmt.Fprintf(table, "%s\t%s %s\t%s\t", r.Meter, strings.ToLower(string(r.Aggregation)), r.Property, r.Subject)
+			if len(s.by) > 0 {
+				fmt.Fprint(table, r.By+"\t")
+			}
+			if s.sides[0] != nil {
+				fmt.Fprintf(table, "%s\t%s\t%s\n", amount(r.Old, "–"), amount(r.New, "–"), difference(r))
+			} else {
+				fmt.Fprintf(table, "%s\n", amount(r.New, "–"))
+			}
+		}
+		if err := table.Flush(); err != nil {
+			return err
+		}
+	}
+	s.summary(errs)
+	return nil
+}
+
+// summary says what was read and what could not be counted.
+func (s *simulation) summary(errs io.Writer) {
+	fmt.Fprintf(errs, "%d exchanges", s.count)
+	for i, name := range []string{"old", "new"} {
+		side := s.sides[i]
+		if side == nil {
+			continue
+		}
+		fmt.Fprintf(errs, "; %s: %d events", name, side.events)
+		if side.unmetered > 0 {
+			fmt.Fprintf(errs, ", the plugin not enabled for %d", side.unmetered)
+		}
+		if side.failed > 0 {
+			fmt.Fprintf(errs, ", %d values that were invalid or could not be evaluated", side.failed)
+		}
+	}
+	if s.twice > 0 {
+		fmt.Fprintf(errs, "; %d were kept twice and count once", s.twice)
+	}
+	if s.broken > 0 {
+		fmt.Fprintf(errs, "; %d could not be read", s.broken)
+	}
+	fmt.Fprintln(errs)
+}
+
+func amount(v *float64, absent string) string {
+	if v == nil {
+		return absent
+	}
+	return strconv.FormatFloat(math.Round(*v*1e6)/1e6, 'f', -1, 64)
+}
+
+// difference is what the new configuration counts more, and by how much.
+func difference(r *simulatedRow) string {
+	var before, after float64
+	if r.Old != nil {
+		before = *r.Old
+	}
+	if r.New != nil {
+		after = *r.New
+	}
+	d := after - before
+	switch {
+	case d == 0:
+		return "0"
+	case before == 0:
+		return "+" + amount(&d, "")
+	default:
+		return fmt.Sprintf("%+.10g (%+.1f %%)", math.Round(d*1e6)/1e6, 100*d/before)
+	}
+}

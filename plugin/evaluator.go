@@ -1,0 +1,77 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"log/slog"
+
+	"kafka-metering/meter"
+	"kafka-metering/plugin/command"
+	"kafka-metering/schema"
+)
+
+// evaluator evaluates saved exchanges for the commands explain and simulate, with the code that does it behind Kong, and
+// hands nothing over.
+type evaluator struct{ in *instance }
+
+// newEvaluator compiles a configuration of the plugin, as JSON. What is wrong with it is in the error; the evaluator meters
+// what it can.
+func newEvaluator(config []byte) (command.Evaluator, error) {
+	var tree map[string]any
+	if err := json.Unmarshal(config, &tree); err != nil {
+		return nil, err
+	}
+	complete, wrong := schema.Config().Validate(tree)
+	if len(wrong) > 0 {
+		errs := make([]error, len(wrong))
+		for i, problem := range wrong {
+			errs[i] = errors.New(problem.String())
+		}
+		return nil, errors.Join(errs...)
+	}
+	config, err := json.Marshal(complete)
+	if err != nil {
+		return nil, err
+	}
+	p := newProcess("", slog.New(slog.DiscardHandler))
+	p.node = "node"
+	c := newConfig(p)
+	if err := c.UnmarshalJSON(config); err != nil {
+		return nil, err
+	}
+	in, problems := p.compile(c)
+	return evaluator{in}, errors.Join(problems...)
+}
+
+// Program returns the compiled meters.
+func (e evaluator) Program() *meter.Program { return e.in.program }
+
+// Observe makes the observation of a log that Kong has serialized, and of the response's body where there is one, as the
+// upstream sent it.
+func (e evaluator) Observe(log, body []byte) (*meter.Observation, error) {
+	o, err := e.in.program.Observe(string(log))
+	if err != nil {
+		return nil, err
+	}
+	o.InferOutcome()
+	response := e.in.response(o)
+	o.Capture.Mode = meter.CaptureNone
+	if body != nil {
+		response.Body, response.Seen, response.Complete = body, true, true
+		o.Capture = meter.Capture{Mode: meter.CaptureTap, Complete: true}
+	}
+	e.in.readBody(o, &response)
+	return o, nil
+}
+
+// Records returns the Kafka records of an observation, without what belongs to the moment of recording.
+func (e evaluator) Records(o *meter.Observation) ([]command.Record, meter.Result) {
+	r := e.in.program.Events(o)
+	var records []command.Record
+	for i := range r.Events {
+		var enc encoder
+		enc.set(&r.Events[i], e.in.topic, e.in.binary)
+		records = append(records, command.Record{Topic: enc.record.Topic, Key: string(enc.record.Key), Headers: enc.record.Headers, Value: enc.record.Value, Event: r.Events[i]})
+	}
+	return records, r
+}

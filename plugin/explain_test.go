@@ -1,0 +1,175 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/txtar"
+	"github.com/tidwall/gjson"
+
+	"kafka-metering/plugin/devkong"
+)
+
+// TestExplain runs the command on every archive of testdata/explain: kong.yml, log.json, body.json (optional), want.txt.
+func TestExplain(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join("..", "testdata", "explain", "*.txtar"))
+	if err != nil || len(files) == 0 {
+		t.Fatal("no archives", err)
+	}
+	path := executable(t, t.TempDir())
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			archive, err := txtar.ParseFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			dir, want := t.TempDir(), -1
+			args := []string{"explain", "-config", "kong.yml"}
+			for i, f := range archive.Files {
+				if f.Name == "want.txt" {
+					want = i
+					continue
+				}
+				if f.Name == "body.json" {
+					args = append(args, "-body", f.Name)
+				}
+				if err := os.WriteFile(filepath.Join(dir, f.Name), f.Data, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			cmd := exec.Command(path, append(args, "log.json")...)
+			cmd.Dir = dir
+			got, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v\n%s", err, got)
+			}
+			if *update {
+				archive.Files[want].Data = got
+				if err := os.WriteFile(file, txtar.Format(archive), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if diff := cmp.Diff(string(archive.Files[want].Data), string(got)); diff != "" {
+				t.Error(diff)
+			}
+			cmd = exec.Command(path, append(append(args, "-format", "json"), "log.json")...)
+			cmd.Dir = dir
+			if got, err = cmd.CombinedOutput(); err != nil || !json.Valid(got) {
+				t.Errorf("as JSON: %v\n%s", err, got)
+			}
+		})
+	}
+}
+
+// TestWhatWasKeptIsExplainedAndSimulated has a real server keep observations, and asks the commands about them.
+func TestWhatWasKeptIsExplainedAndSimulated(t *testing.T) {
+	const exchanges = 100
+	x, broker := newExchanges(t), startBroker(t)
+	s := startServer(t)
+	kong := devkong.NewWorkers(1, devkong.WorkersOptions{})
+	defer kong.Close()
+	conf := s.configuration(broker, `{"meter_ai_token_usage":false,"meter_ai_calls":false,"record":true}`)
+	for id := range exchanges {
+		if err := kong.Worker(0).Log(t.Context(), conf, x.exchange(id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.awaitPublished()
+	for deadline := time.Now().Add(10 * time.Second); s.metric(`kong_meter_observations_total{result="kept"}`) < exchanges; pause(t) {
+		if time.Now().After(deadline) {
+			t.Fatal("the observations are not kept")
+		}
+	}
+	observations := filepath.Join(s.prefix, pluginName+".spool", recordedDir)
+	files, _ := filepath.Glob(filepath.Join(observations, "*"))
+	for _, file := range append(files, observations) {
+		if info, err := os.Stat(file); err != nil || info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("others may read %s: %v", file, info.Mode())
+		}
+	}
+	configuration := func(name, meters string) string {
+		path := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(path, []byte(`{"meter_ai_token_usage":false,"meter_ai_calls":false,"meters":[`+meters+`]}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	before := configuration("old.yml", "")
+	after := configuration("new.yml", `{"slug":"egress","event_type":"acme.egress","aggregation":"SUM","value":"response.size * 2","value_property":"bytes"},`+
+		`{"slug":"customers","event_type":"acme.egress","aggregation":"UNIQUE_COUNT","value":"consumer.id","value_property":"customer"}`)
+	out, err := exec.Command(s.path, "simulate", "-old", before, "-new", after, "-format", "json", observations).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for line := range bytes.Lines(out) {
+		r := gjson.ParseBytes(line)
+		got[r.Get("meter").Str+" "+r.Get("property").Str+" "+r.Get("subject").Str] = r.Get("old").Raw + " → " + r.Get("new").Raw
+	}
+	want := map[string]string{
+		"kong.api_request value cust-42": "100 → 100", "acme.egress bytes cust-42": " → 100000", "acme.egress customer cust-42": " → 1",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	explained, err := exec.Command(s.path, "explain", "-config", after, "-request", requestID(7), observations).CombinedOutput()
+	if err != nil || !strings.Contains(string(explained), `"id":"`+requestID(7)+`/acme.egress"`) {
+		t.Errorf("%v\n%s", err, explained)
+	}
+	table, err := exec.Command(s.path, "simulate", "-old", before, "-new", after, "-by", "route_name", observations).CombinedOutput()
+	if err != nil || !strings.Contains(string(table), "100 exchanges; old: 100 events; new: 200 events") || !strings.Contains(string(table), "+100000") {
+		t.Errorf("%v\n%s", err, table)
+	}
+}
+
+func TestObservationsTakeNoMoreThanTheirRoom(t *testing.T) {
+	p := testProcess(t)
+	now := time.UnixMilli(1795428230123)
+	r := &recorder{dir: t.TempDir(), pid: 7, now: func() time.Time { return now }, log: p.log, kept: p.ledger.observationsKept, dropped: p.ledger.observationsDropped}
+	old := filepath.Join(r.dir, "2026-11-01T00-1-00001.jsonl")
+	for _, path := range []string{old, filepath.Join(r.dir, "2026-11-22T00-1-00001.jsonl"), filepath.Join(r.dir, "2026-11-22T01-1-00001.jsonl")} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(path, recordedBytes*2/3); err != nil {
+			t.Fatal(err)
+		}
+		at := now
+		if path == old {
+			at = now.Add(-recordedAge - time.Second)
+		}
+		if err := os.Chtimes(path, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.append([][]byte{[]byte(`{"a":1}`), []byte(`{"a":2}`)}); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(time.Hour)
+	if err := r.append([][]byte{[]byte(`{"a":3}`)}); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(r.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	want := []string{"2026-11-22T01-1-00001.jsonl", "2026-11-23T10-7-00001.jsonl", "2026-11-23T11-7-00002.jsonl"}
+	if diff := cmp.Diff(want, names); diff != "" {
+		t.Error(diff)
+	}
+	b, err := os.ReadFile(filepath.Join(r.dir, want[1]))
+	if err != nil || string(b) != "{\"a\":1}\n{\"a\":2}\n" {
+		t.Errorf("%q %v", b, err)
+	}
+}
