@@ -60,6 +60,8 @@ func TestExpressions(t *testing.T) {
 		"response.size * 2":      "4000",
 		"body.rows * 0.01":       "2.5",
 		"7 / 2":                  "3.5",
+		"0.1 + 0.2":              "0.3",
+		"1 / 3":                  "0.333333333333333",
 		"response.status / 100":  "2",
 		"body.rows % 7":          "5",
 		"-body.rows":             "-250",

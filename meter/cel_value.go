@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"strconv"
 	"strings"
 
 	"cel.dev/cel-go/common/types"
@@ -53,12 +54,22 @@ func rawJSON(v ref.Val) (string, error) {
 		if math.IsInf(float64(v), 0) || math.IsNaN(float64(v)) {
 			return "", errors.New("the result is no finite number")
 		}
-		return string(appendNumber(nil, float64(v))), nil
+		return string(appendNumber(nil, rounded(float64(v)))), nil
 	case types.Null:
 		return "", nil
 	}
 	b, err := appendJSON(nil, v)
 	return string(b), err
+}
+
+// rounded returns a computed number without the noise of binary fractions: a double holds 15 decimal digits, and 0.1 + 0.2 is
+// 0.3 on a bill.
+func rounded(f float64) float64 {
+	if f == math.Trunc(f) {
+		return f
+	}
+	f, _ = strconv.ParseFloat(strconv.FormatFloat(f, 'g', 15, 64), 64)
+	return f
 }
 
 // appendJSON appends any value as JSON.

@@ -79,6 +79,7 @@ type sum struct {
 	aggregation string
 	events      int
 	value       float64
+	unique      map[string]bool
 }
 
 func newTotals(aggregations map[[2]string]string) *totals {
@@ -103,7 +104,9 @@ func (t *totals) add(e event) bool {
 		t.fold(total{e.eventType, e.subject, cmp.Or(data("model"), data("request_model"), "(unknown)"), "calls, usage " + data("usage_status")}, 1)
 	default:
 		e.data.ForEach(func(k, v gjson.Result) bool {
-			if v.Type == gjson.Number {
+			if t.aggregations[[2]string{e.eventType, k.Str}] == "UNIQUE_COUNT" {
+				t.distinct(total{e.eventType, e.subject, data("model"), k.Str}, v.String())
+			} else if v.Type == gjson.Number {
 				t.fold(total{e.eventType, e.subject, data("model"), k.Str}, v.Num)
 			}
 			return true
@@ -137,6 +140,18 @@ func (t *totals) fold(key total, value float64) {
 	}
 }
 
+// distinct counts a value once.
+func (t *totals) distinct(key total, value string) {
+	s := t.sums[key]
+	if s == nil {
+		s = &sum{aggregation: "UNIQUE_COUNT", unique: map[string]bool{}}
+		t.sums[key] = s
+	}
+	s.events++
+	s.unique[value] = true
+	s.value = float64(len(s.unique))
+}
+
 // print writes the table of totals.
 func (t *totals) print(w io.Writer) error {
 	keys := make([]total, 0, len(t.sums))
@@ -164,7 +179,7 @@ func (t *totals) print(w io.Writer) error {
 func (s *sum) String() string {
 	text := strconv.FormatFloat(s.value, 'f', -1, 64)
 	if s.value != math.Trunc(s.value) {
-		text = strconv.FormatFloat(s.value, 'f', 2, 64)
+		text = strconv.FormatFloat(math.Round(s.value*1e6)/1e6, 'f', -1, 64)
 	}
 	if s.aggregation != "SUM" && s.aggregation != "COUNT" {
 		text += " " + strings.ToLower(s.aggregation)

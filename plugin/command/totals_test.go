@@ -41,7 +41,7 @@ func TestTotalsFoldEachEventOnceAsItsMeterDeclares(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `EVENT TYPE        CUSTOMER  MODEL  WHAT                EVENTS  TOTAL
-acme.traffic      cust-1    -      bytes               2       3.50
+acme.traffic      cust-1    -      bytes               2       3.5
                   cust-1    -      fastest             3       5 min
                   cust-1    -      last                3       7 latest
                   cust-1    -      mean                3       4 avg

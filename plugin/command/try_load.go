@@ -32,10 +32,10 @@ func mixedLoad() []call {
 	llm := func(key, path, body string) {
 		all = append(all, call{method: http.MethodPost, path: path, key: key, body: body, status: http.StatusOK})
 	}
-	for _, customer := range []struct{ key, model, claude, gemini, prompt string }{
-		{"acme-key", "gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-flash", "Explain Kafka to a five year old."},
-		{"globex-key", "gpt-4o", "claude-sonnet-4-5", "gemini-2.5-pro", "Summarise the minutes of our last board meeting."},
-		{"initech-key", "o4-mini", "claude-sonnet-4-5", "gemini-2.5-pro", "Translate this contract into plain English."},
+	for _, customer := range []struct{ key, plan, model, claude, gemini, prompt string }{
+		{"acme-key", "Gold", "gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-flash", "Explain Kafka to a five year old."},
+		{"globex-key", "silver", "gpt-4o", "claude-sonnet-4-5", "gemini-2.5-pro", "Summarise the minutes of our last board meeting."},
+		{"initech-key", "silver", "o4-mini", "claude-sonnet-4-5", "gemini-2.5-pro", "Translate this contract into plain English."},
 	} {
 		prompt := customer.prompt
 		chat := fmt.Sprintf(`"model":%q,"messages":[{"role":"user","content":%q}]`, customer.model, prompt)
@@ -47,7 +47,9 @@ func mixedLoad() []call {
 		content := fmt.Sprintf(`{"contents":[{"role":"user","parts":[{"text":%q}]}]}`, prompt)
 		llm(customer.key, "/gemini/v1beta/models/"+customer.gemini+":generateContent", content)
 		llm(customer.key, "/gemini/v1beta/models/"+customer.gemini+":streamGenerateContent?alt=sse", content)
-		all = append(all, call{method: http.MethodGet, path: "/orders/42", key: customer.key, header: http.Header{"X-Department": {"research"}}, status: http.StatusOK})
+		all = append(all,
+			call{method: http.MethodGet, path: "/orders/42", key: customer.key, header: http.Header{"X-Department": {"research"}}, status: http.StatusOK},
+			call{method: http.MethodGet, path: "/orders", key: customer.key, header: http.Header{"X-Plan": {customer.plan}}, status: http.StatusOK})
 	}
 	// A stream whose client did not ask for its usage: no number is invented.
 	llm("acme-key", "/openai/v1/chat/completions", `{"model":"gpt-4o-mini","stream":true,"messages":[{"role":"user","content":"Why?"}]}`)
