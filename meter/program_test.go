@@ -461,8 +461,14 @@ func BenchmarkObserveToEvents(b *testing.B) {
 	llm.Usage.Set(InputTokens, 11)
 	llm.Usage.Set(OutputTokens, 22)
 	llm.Usage.Set(TotalTokens, 33)
-	for name, l := range map[string]*LLM{"api": nil, "llm": llm} {
+	long := strings.Replace(log, `"headers":{`, `"headers":{"x-long":"`+strings.Repeat("0123456789 ", (4096-len(log))/11)+`",`, 1)
+	for name, l := range map[string]*LLM{"api": nil, "api 4 KB": nil, "llm": llm} {
 		b.Run(name, func(b *testing.B) {
+			log := log
+			if name == "api 4 KB" {
+				log = long
+			}
+			b.SetBytes(int64(len(log)))
 			b.ReportAllocs()
 			for b.Loop() {
 				o, err := p.Observe(log)

@@ -173,3 +173,37 @@ func TestObservationsTakeNoMoreThanTheirRoom(t *testing.T) {
 		t.Errorf("%q %v", b, err)
 	}
 }
+
+// FuzzConfiguration compiles any configuration and evaluates an exchange: no panic, and what comes of it is JSON.
+func FuzzConfiguration(f *testing.F) {
+	for _, seed := range []string{
+		`{}`, `{"meters":[{"slug":"a","aggregation":"SUM","value":"body.rows * 2","filter":"has(body.rows)","group_by":{"x":"lower(route.name)"}}]}`,
+		`{"meters":[{"slug":"a","aggregation":"COUNT","for_each":"body.list","group_by":{"x":"each.sku"}}],"attributes":[{"source":"header","look_up_value_in":"x","event_property_name":"y"}]}`,
+		`{"meter_ai_calls":false,"subject":{"sources":[{"look_up_value_in":"header","field":"x"}],"on_missing":"drop"},"format":"cloudevents_binary"}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	log, err := os.ReadFile(filepath.Join("..", "testdata", "serialize", "authenticated.json"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, config []byte) {
+		p := testProcess(t)
+		c := newConfig(p)
+		if err := c.UnmarshalJSON(config); err != nil {
+			t.Fatal("Kong would see a plugin that does not start", err)
+		}
+		in, _ := p.compile(c)
+		e := evaluator{in}
+		o, err := e.Observe(bytes.TrimSpace(log), []byte(`{"rows":3,"list":[{"sku":"a"},{"sku":1}],"usage":{"prompt_tokens":1,"completion_tokens":2}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		records, _ := e.Records(o)
+		for _, r := range records {
+			if !json.Valid(r.Value) {
+				t.Errorf("no JSON: %s", r.Value)
+			}
+		}
+	})
+}

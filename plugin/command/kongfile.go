@@ -81,6 +81,18 @@ func readKongFile(path string) ([]pluginUse, error) {
 	if err != nil {
 		return nil, err
 	}
+	uses, err := parseKongFile(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if len(uses) == 0 {
+		return nil, fmt.Errorf("%s: the plugin %s is enabled nowhere in it", path, pluginName)
+	}
+	return uses, nil
+}
+
+// parseKongFile is readKongFile of what is read.
+func parseKongFile(raw []byte) ([]pluginUse, error) {
 	var file struct {
 		FormatVersion string `yaml:"_format_version"`
 		kongNode      `yaml:",inline"`
@@ -88,12 +100,12 @@ func readKongFile(path string) ([]pluginUse, error) {
 		Consumers     []kongNode `yaml:"consumers"`
 	}
 	if err := yaml.Unmarshal(raw, &file); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
 	}
 	if file.FormatVersion == "" {
 		var config map[string]any
 		if err := yaml.Unmarshal(raw, &config); err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			return nil, err
 		}
 		if inner, ok := config["config"].(map[string]any); ok {
 			config = inner
@@ -131,9 +143,6 @@ func readKongFile(path string) ([]pluginUse, error) {
 		for _, r := range s.Routes {
 			add(r.Plugins, pluginUse{route: r.Name})
 		}
-	}
-	if len(uses) == 0 {
-		return nil, fmt.Errorf("%s: the plugin %s is enabled nowhere in it", path, pluginName)
 	}
 	return uses, nil
 }

@@ -3,6 +3,7 @@ package command
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -18,7 +19,6 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
-	"go.yaml.in/yaml/v3"
 
 	"kafka-metering/meter/relay"
 	"kafka-metering/plugin/devkong"
@@ -63,7 +63,7 @@ func runTry(args []string, out io.Writer) error {
 	if *front != "lua" && *front != "pdk" {
 		return fmt.Errorf("-front %q: must be lua or pdk", *front)
 	}
-	s, err := newStage(ctx, *file, *listen, *front == "lua", *verbose)
+	s, err := newStage(ctx, *file, stageOptions{listen: *listen, lua: *front == "lua", record: *serve, verbose: *verbose})
 	if err != nil {
 		return err
 	}
@@ -84,7 +84,7 @@ func runTry(args []string, out io.Writer) error {
 	}()
 	var sent []answer
 	if *serve {
-		s.invite(out)
+		s.invite(out, *file)
 		<-ctx.Done()
 		stop()
 		fmt.Fprintln(out, "\nStopping.")
@@ -141,8 +141,14 @@ type stage struct {
 	lua          bool // with the Lua front
 }
 
+// stageOptions are the choices of try.
+type stageOptions struct {
+	listen               string
+	lua, record, verbose bool
+}
+
 // newStage starts everything. The error says what could not be started, and what to do.
-func newStage(ctx context.Context, file, listen string, lua, verbose bool) (_ *stage, err error) {
+func newStage(ctx context.Context, file string, o stageOptions) (_ *stage, err error) {
 	declarative, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%w: run it in the project's directory, or name a file with -f", err)
@@ -188,7 +194,7 @@ func newStage(ctx context.Context, file, listen string, lua, verbose bool) (_ *s
 		return nil, err
 	}
 	log := slog.New(slog.DiscardHandler)
-	if verbose {
+	if o.verbose {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
 	host, port, err := net.SplitHostPort(s.kafka.Brokers[0])
@@ -200,7 +206,7 @@ func newStage(ctx context.Context, file, listen string, lua, verbose bool) (_ *s
 		return nil, err
 	}
 	query := []string{server, "-kong-prefix", s.dir, "-dump"}
-	if s.lua = lua; !lua {
+	if s.lua = o.lua; !o.lua {
 		query = append(query, "-buffered") // or nobody would see the answers
 	}
 	s.kong, err = devkong.Start(ctx, devkong.Options{
@@ -214,11 +220,14 @@ func newStage(ctx context.Context, file, listen string, lua, verbose bool) (_ *s
 		Override: func(plugin string, config map[string]any) {
 			if plugin == pluginName {
 				config["bootstrap_servers"] = []any{map[string]any{"host": host, "port": number}}
+				if o.record {
+					config["record"] = true
+				}
 				delete(config, "authentication")
 				delete(config, "security")
 			}
 		},
-		Lua: lua, Listen: listen, Workers: 2, StopGrace: tryDrain, Log: log,
+		Lua: o.lua, Listen: o.listen, Workers: 2, StopGrace: tryDrain, Log: log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("start the stand-in for Kong with %s: %w", file, err)
@@ -265,46 +274,30 @@ func installSelf(dir string) (string, error) {
 
 // settings are what try reads of the plugin's configuration itself.
 type settings struct {
-	Topic           string `yaml:"topic"`
-	DeadLetterTopic string `yaml:"dead_letter_topic"`
+	Topic           string `json:"topic"`
+	DeadLetterTopic string `json:"dead_letter_topic"`
 	Meters          []struct {
-		EventType     string `yaml:"event_type"`
-		Aggregation   string `yaml:"aggregation"`
-		ValueProperty string `yaml:"value_property"`
-	} `yaml:"meters"`
+		EventType     string `json:"event_type"`
+		Aggregation   string `json:"aggregation"`
+		ValueProperty string `json:"value_property"`
+	} `json:"meters"`
 }
 
 // pluginSettings finds the plugin in a declarative configuration: the first of that name, wherever it is enabled.
 func pluginSettings(declarative []byte) (settings, error) {
-	type plugins struct {
-		Plugins []struct {
-			Name   string   `yaml:"name"`
-			Config settings `yaml:"config"`
-		} `yaml:"plugins"`
+	var s settings
+	uses, err := parseKongFile(declarative)
+	if err != nil {
+		return s, err
 	}
-	var document struct {
-		plugins  `yaml:",inline"`
-		Routes   []plugins `yaml:"routes"`
-		Services []struct {
-			plugins `yaml:",inline"`
-			Routes  []plugins `yaml:"routes"`
-		} `yaml:"services"`
+	if len(uses) == 0 {
+		return s, fmt.Errorf("the plugin %s is enabled nowhere", pluginName)
 	}
-	if err := yaml.Unmarshal(declarative, &document); err != nil {
-		return settings{}, err
+	raw, err := json.Marshal(uses[0].config)
+	if err != nil {
+		return s, err
 	}
-	all := append([]plugins{document.plugins}, document.Routes...)
-	for _, service := range document.Services {
-		all = append(append(all, service.plugins), service.Routes...)
-	}
-	for _, scope := range all {
-		for _, p := range scope.Plugins {
-			if p.Name == pluginName {
-				return p.Config, nil
-			}
-		}
-	}
-	return settings{}, fmt.Errorf("the plugin %s is enabled nowhere", pluginName)
+	return s, json.Unmarshal(raw, &s)
 }
 
 // aggregations says how the declared meters fold their values: by event type and property.
@@ -334,7 +327,7 @@ func (s *stage) describe(out io.Writer) {
 }
 
 // invite prints what to try.
-func (s *stage) invite(out io.Writer) {
+func (s *stage) invite(out io.Writer, file string) {
 	fmt.Fprintf(out, `Send requests of your own, and watch their events here. Ctrl-C ends it and prints the totals.
 
   curl %[1]s/openai/v1/chat/completions -H 'apikey: acme-key' -H 'content-type: application/json' \
@@ -350,5 +343,9 @@ func (s *stage) invite(out io.Writer) {
 
   curl %[1]s/orders/42        # without a key: Kong rejects it, and that is metered too
 
-`, s.kong.URL())
+What became of the last request, and why (-request for the one with that X-Kong-Request-Id), in another terminal:
+
+  %[2]s explain -config %[3]s %[4]s
+
+`, s.kong.URL(), filepath.Join(s.dir, pluginName), file, filepath.Join(s.dir, pluginName+".spool", "observations"))
 }
