@@ -294,14 +294,15 @@ func TestABatchThatADeadProcessHadSpooledIsNotDoubled(t *testing.T) {
 	if got := w.ask(batch(1, false, nil, exchanges[:50]...)); got != "OK 1" {
 		t.Fatal(got)
 	}
-	if got := w.ask(batch(2, false, nil, exchanges[50:]...)); got != "OK 2" {
+	drops := []lane.Drop{{Plugin: "-", Reason: "worker_queue_full", Count: 7}}
+	if got := w.ask(batch(2, false, drops, exchanges[50:]...)); got != "OK 2" {
 		t.Fatal(got)
 	}
 	s.kill()
 	s.start()
 	w = dialLane(t, s.prefix, "w", 50)
 	w.register(1, string(config))
-	if got := w.ask(batch(2, true, nil, exchanges[50:]...)); got != "OK 2" {
+	if got := w.ask(batch(2, true, drops, exchanges[50:]...)); got != "OK 2" {
 		t.Fatal(got)
 	}
 	if got := s.metric(`kong_meter_exchanges_total{outcome="skipped",reason="repeated"}`); got != 50 {
@@ -316,7 +317,7 @@ func TestABatchThatADeadProcessHadSpooledIsNotDoubled(t *testing.T) {
 	defer c.Close()
 	s.awaitPublished()
 	s.checkBalances()
-	count(t, address).check(t, 100)
+	count(t, address).check(t, 107)
 }
 
 // TestAWorkerThatIsKilledIsTold kills a worker of nginx, which starts another.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"kafka-metering/meter"
 	"kafka-metering/plugin/lane"
@@ -94,7 +95,10 @@ func (w *laneWorker) gaps(b *laneBatch, missing int64, sinks []*instance) []gapE
 		g := gap{Exchanges: missing, Reason: reasonGap, Worker: w.name}
 		events = append(events, eventsOf(g, fmt.Sprintf("%s-%d-gap", w.name, b.batch.Number), sinks)...)
 	}
-	return events
+	// A process that is gone may have spooled them, and not lived to say so; see recall.
+	return slices.DeleteFunc(events, func(e gapEvent) bool {
+		return w.l.p.recent.has(strings.TrimSuffix(e.id, "/"+typeGap))
+	})
 }
 
 // eventsOf returns one event for each topic that a gap concerns: the plugin's, or every one.

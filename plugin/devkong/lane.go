@@ -169,8 +169,9 @@ func (f *laneFront) send(entries []laneEntry) error {
 		if err := f.register(e.conf); err != nil {
 			return err
 		}
-		e.exchange.Config = f.ids[e.conf]
-		batch = e.exchange.Append(batch)
+		x := e.exchange // the queue's own may be moved meanwhile
+		x.Config = f.ids[e.conf]
+		batch = x.Append(batch)
 	}
 	_, err := f.ask(batch, f.batches)
 	return err
