@@ -15,6 +15,7 @@ const Usage = `Commands:
   try       the whole path on this machine, with nothing installed: LLM and API calls become events on a Kafka topic
   explain   what the plugin makes of one exchange, and why
   simulate  what other meters would have made of past exchanges
+  export    the set-up of consumers: OpenMeter's meters and collector, AsyncAPI, JSON Schema
   extract   the usage that LLM response bodies declare, as JSON lines
   spool     what Kafka does not have yet, and what it refused: list, export, verify, replay
   upstream  an upstream that replays LLM answers, for trying things out
@@ -35,6 +36,8 @@ func Run(name string, args []string, host Host) int {
 		err = runExplain(args, os.Stdin, os.Stdout, os.Stderr, host)
 	case "simulate":
 		err = runSimulate(args, os.Stdout, os.Stderr, host)
+	case "export":
+		err = runExport(args, os.Stdout, os.Stderr, host)
 	case "extract":
 		err = runExtract(args, os.Stdin, os.Stdout, os.Stderr)
 	case "spool":
