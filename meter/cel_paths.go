@@ -5,6 +5,7 @@ import (
 	"regexp/syntax"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common"
@@ -27,6 +28,7 @@ type celPaths struct {
 	nextID int64
 	refs   []slotRef
 	paths  []string // by ref
+	uses   []PathUse
 	bound  []string // names that a macro has bound
 	loops  bool     // the cost depends on the exchange
 	err    error    // the first
@@ -64,11 +66,21 @@ func (p *celPaths) fail(e ast.Expr, message string) {
 	if p.err != nil {
 		return
 	}
-	failure := &syntaxError{source: p.source, message: message}
-	if at, ok := p.info.GetOffsetRange(e.ID()); ok {
-		failure.offset = len(string([]rune(p.source)[:min(int(at.Start), len([]rune(p.source)))]))
+	p.err = &syntaxError{source: p.source, message: message, offset: p.offset(e)}
+}
+
+// offset returns where e stands in the source, in bytes.
+func (p *celPaths) offset(e ast.Expr) int {
+	at, ok := p.info.GetOffsetRange(e.ID())
+	if !ok {
+		return 0
 	}
-	p.err = failure
+	offset := 0
+	for range at.Start {
+		_, size := utf8.DecodeRuneInString(p.source[offset:])
+		offset += size
+	}
+	return offset
 }
 
 // child returns a new expression's id, at the place of e.
@@ -111,14 +123,21 @@ func (p *celPaths) keys(e ast.Expr) ([]string, bool) {
 	}
 }
 
-// root returns the name that a path begins with.
+// root returns what stands at the beginning of an expression: of a path its name.
 func root(e ast.Expr) ast.Expr {
 	for {
 		switch e.Kind() {
 		case ast.SelectKind:
 			e = e.AsSelect().Operand()
 		case ast.CallKind:
-			e = e.AsCall().Args()[0] // an index, or has()
+			switch call := e.AsCall(); {
+			case call.IsMemberFunction():
+				e = call.Target()
+			case len(call.Args()) > 0:
+				e = call.Args()[0] // of an index, an operator or has()
+			default:
+				return e
+			}
 		default:
 			return e
 		}
@@ -140,6 +159,7 @@ func (p *celPaths) variable(e ast.Expr, keys []string, name func(int) string) {
 		}
 		i = len(p.refs)
 		p.refs, p.paths = append(p.refs, at), append(p.paths, written(keys))
+		p.uses = append(p.uses, PathUse{Keys: keys, Offset: p.offset(root(e))})
 	}
 	e.SetKindCase(factory.NewIdent(e.ID(), name(i)))
 }
@@ -280,16 +300,16 @@ func (p *celPaths) has(e, arg ast.Expr) {
 	}
 }
 
-// dash refuses what is read as a subtraction where a header's name is meant: request.headers.x-team.
+// dash refuses what is read as a subtraction where a header's name is meant: request.headers.x-team. Headers and query
+// arguments are texts, of which nothing can be subtracted.
 func (p *celPaths) dash(e ast.Expr, args []ast.Expr) {
-	if args[1].Kind() != ast.IdentKind {
+	keys, ok := p.keys(args[0])
+	if !ok || len(keys) != 3 || keys[1] != "headers" && keys[1] != "querystring" {
 		return
 	}
-	keys, ok := p.keys(args[0])
-	if !ok && args[0].Kind() == ast.CallKind && args[0].AsCall().FunctionName() == operators.Subtract {
-		return // the inner one says it
+	path, rest := strings.Join(keys[:2], "."), "…"
+	if second := root(args[1]); second.Kind() == ast.IdentKind {
+		rest = second.AsIdent()
 	}
-	if ok && len(keys) == 3 && (keys[1] == "headers" || keys[1] == "querystring") {
-		p.fail(e, fmt.Sprintf("a name with a dash stands in brackets: %s['%s-%s']", strings.Join(keys[:2], "."), keys[2], args[1].AsIdent()))
-	}
+	p.fail(e, fmt.Sprintf("a name with a dash stands in brackets: %s['%s-%s']", path, keys[2], rest))
 }

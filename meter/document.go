@@ -18,7 +18,8 @@ const Redacted = "REDACTED"
 // secretWords are what names of headers and query arguments hold that carry secrets: authorization, cookie, x-api-key.
 var secretWords = []string{"auth", "cookie", "key", "token", "secret", "passw", "credential", "session", "signature", "csrf"}
 
-func secret(name string) bool {
+// Secret reports whether the name of a header or a query argument is that of a secret.
+func Secret(name string) bool {
 	name = strings.ToLower(name)
 	return slices.ContainsFunc(secretWords, func(word string) bool { return strings.Contains(name, word) })
 }
@@ -51,7 +52,7 @@ func appendRedacted(b []byte, v gjson.Result, path []string) []byte {
 		b = append(b, '{')
 		v.ForEach(func(k, v gjson.Result) bool {
 			b = append(appendString(b, k.String()), ':')
-			if named && secret(k.String()) {
+			if named && Secret(k.String()) {
 				b = appendString(b, Redacted)
 			} else {
 				b = appendRedacted(b, v, append(slices.Clip(path), k.String()))
@@ -87,7 +88,7 @@ func redactedQuery(uri string) string {
 	arguments := strings.Split(query, "&")
 	for i, a := range arguments {
 		name, _, hasValue := strings.Cut(a, "=")
-		if plain, err := url.QueryUnescape(name); hasValue && (err != nil || secret(plain)) {
+		if plain, err := url.QueryUnescape(name); hasValue && (err != nil || Secret(plain)) {
 			arguments[i] = name + "=" + Redacted
 		}
 	}

@@ -25,6 +25,10 @@ const (
 	Latest      Aggregation = "LATEST"
 )
 
+func (a Aggregation) valid() bool {
+	return slices.Contains([]Aggregation{Count, Sum, Min, Max, Avg, UniqueCount, Latest}, a)
+}
+
 // Defaults of a meter that leaves them out.
 const (
 	DefaultEventType     = "kong.meter"
@@ -142,7 +146,7 @@ func (t *eventType) add(m Meter, p *paths) []error {
 	switch {
 	case m.Value != "":
 		declare("value", member{key: property, value: true, source: strings.TrimSpace(m.Value), agg: m.Aggregation})
-	case m.Aggregation == Count:
+	case m.Aggregation == Count || !m.Aggregation.valid():
 		declare("value_property", member{key: property, value: true, one: true, agg: Count})
 	default:
 		wrong.add("value", fmt.Errorf("aggregation %s needs one", m.Aggregation))
@@ -176,9 +180,7 @@ func (m *Meter) validate() []error {
 	if !validName(m.Slug) {
 		wrong.add("slug", fmt.Errorf("%q: %s", m.Slug, name))
 	}
-	switch m.Aggregation {
-	case Count, Sum, Min, Max, Avg, UniqueCount, Latest:
-	default:
+	if !m.Aggregation.valid() {
 		wrong.add("aggregation", fmt.Errorf("%q: must be COUNT, SUM, MIN, MAX, AVG, UNIQUE_COUNT or LATEST", m.Aggregation))
 	}
 	if m.EventType != "" && !validEventType(m.EventType) {

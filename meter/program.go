@@ -97,7 +97,7 @@ func Compile(s Settings) (*Program, error) {
 
 func (p *Program) addMeter(m Meter) []error {
 	if wrong := m.validate(); len(wrong) > 0 {
-		return wrong
+		return append(wrong, (&eventType{name: m.EventType}).add(m, &paths{})...) // all problems at once
 	}
 	name := m.EventType
 	if name == "" {

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"slices"
+	"strings"
 
 	"kafka-metering/meter"
 	"kafka-metering/plugin/command"
@@ -74,4 +76,33 @@ func (e evaluator) Records(o *meter.Observation) ([]command.Record, meter.Result
 		records = append(records, command.Record{Topic: enc.record.Topic, Key: string(enc.record.Key), Headers: enc.record.Headers, Value: enc.record.Value, Event: r.Events[i]})
 	}
 	return records, r
+}
+
+// check returns all that is wrong with a configuration of the plugin, as JSON: values of [schema.Problem] for what Kong refuses,
+// and *[meter.Problem] for what the meters' compiler finds beside that.
+func check(config []byte) []error {
+	var tree map[string]any
+	if err := json.Unmarshal(config, &tree); err != nil {
+		return []error{err}
+	}
+	var errs []error
+	_, refused := schema.Config().Validate(tree)
+	for _, p := range refused {
+		errs = append(errs, p)
+	}
+	c := newConfig(newProcess("", slog.New(slog.DiscardHandler)))
+	if err := c.UnmarshalJSON(config); err != nil {
+		return append(errs, err)
+	}
+	_, problems := c.process.compile(c)
+	for _, problem := range problems {
+		for _, p := range meter.Problems(problem) {
+			known := func(r schema.Problem) bool { return strings.HasSuffix(r.Path, "."+p.Field) } // the schema has the rules of names, too
+			if slices.ContainsFunc(refused, known) {
+				continue
+			}
+			errs = append(errs, p)
+		}
+	}
+	return errs
 }

@@ -44,7 +44,7 @@ Flags:
 
 func main() {
 	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
-		os.Exit(command.Run(os.Args[1], os.Args[2:], command.Host{ReadConnection: readConnection, NewEvaluator: newEvaluator}))
+		os.Exit(command.Run(os.Args[1], os.Args[2:], command.Host{ReadConnection: readConnection, NewEvaluator: newEvaluator, Check: check, Version: version}))
 	}
 	// Kong's worker may be gone before this process: a log line into its closed pipe must not end the drain.
 	signal.Ignore(syscall.SIGPIPE)

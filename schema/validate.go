@@ -18,6 +18,9 @@ type Problem struct {
 // String returns the problem as one line.
 func (p Problem) String() string { return p.Path + ": " + p.Message }
 
+// Error returns the same: a problem is an error.
+func (p Problem) Error() string { return p.String() }
+
 // Validate checks a plugin's configuration as Kong checks what its Admin API or a declarative file brings, and returns
 // it as Kong would then send it to the plugin: defaults filled in, unset fields absent, unset records present and
 // perhaps empty. Vault references stay as they are; Kong resolves them later.

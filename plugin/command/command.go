@@ -13,6 +13,7 @@ import (
 // Usage lists the commands.
 const Usage = `Commands:
   try       the whole path on this machine, with nothing installed: LLM and API calls become events on a Kafka topic
+  lint      what is wrong with a configuration, before Kong and the customers find out
   explain   what the plugin makes of one exchange, and why
   simulate  what other meters would have made of past exchanges
   export    the set-up of consumers: OpenMeter's meters and collector, AsyncAPI, JSON Schema
@@ -32,6 +33,8 @@ func Run(name string, args []string, host Host) int {
 	switch name {
 	case "try":
 		err = runTry(args, os.Stdout)
+	case "lint":
+		err = runLint(args, os.Stdin, os.Stdout, os.Stderr, host)
 	case "explain":
 		err = runExplain(args, os.Stdin, os.Stdout, os.Stderr, host)
 	case "simulate":

@@ -3,6 +3,7 @@ package command
 import (
 	"kafka-metering/meter"
 	"kafka-metering/meter/relay"
+	"kafka-metering/plugin/lint"
 )
 
 // Host is what package main lends to the commands: the very code that works behind Kong.
@@ -11,6 +12,9 @@ type Host struct {
 	// NewEvaluator compiles a configuration of the plugin, as JSON. What is wrong with it is in the error; where the
 	// evaluator is not nil it meters what it can.
 	NewEvaluator func(config []byte) (Evaluator, error)
+	// Check returns all that is wrong with a configuration: values of [schema.Problem] and *[meter.Problem].
+	Check   lint.Check
+	Version string
 }
 
 // Evaluator evaluates saved exchanges, and hands nothing over.

@@ -346,7 +346,7 @@ func (k *Kong) checkPlugin(e *entities, p *pluginEntry) *pluginConfig {
 	}
 	complete, problems := fields.Validate(p.Config)
 	for _, problem := range problems {
-		e.problems = append(e.problems, fmt.Errorf("%s.%s", p.path, problem))
+		e.problems = append(e.problems, fmt.Errorf("%s.%w", p.path, problem))
 	}
 	if len(problems) > 0 {
 		return nil
