@@ -129,6 +129,37 @@ func TestWhatWasKeptIsExplainedAndSimulated(t *testing.T) {
 	}
 }
 
+// TestTheLuaFrontsObservationsAreWhole keeps what a real nginx hands over: all of Kong's log, whatever the meters read, and no
+// secret.
+func TestTheLuaFrontsObservationsAreWhole(t *testing.T) {
+	broker := startBroker(t)
+	s := startServer(t)
+	n := startNginx(t, s, 1, &frontUpstream{}, s.configuration(broker, `{"record":true,"meter_api_requests":false}`).Config)
+	c := frontCases["document"]
+	c.request(t, "document", n.Front)
+	await(t, "the observation is kept", func() bool { return s.metric(`kong_meter_observations_total{result="kept"}`) == 1 })
+	n.quit()
+	files, _ := filepath.Glob(filepath.Join(s.prefix, pluginName+".spool", recordedDir, "*"))
+	if len(files) != 1 {
+		t.Fatal(files)
+	}
+	document, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		"request.headers.x-team": "research", "request.headers.authorization": "REDACTED", "request.headers.apikey": "REDACTED",
+		"request.querystring.case": "document", "llm.usage_status": "final", "capture.mode": "tap", "outcome": "completed", "client_ip": "127.0.0.1",
+	} {
+		if got := gjson.GetBytes(document, path).String(); got != want {
+			t.Errorf("%s is %q, want %q", path, got, want)
+		}
+	}
+	if bytes.Contains(document, []byte("planted")) {
+		t.Errorf("a secret is kept: %s", document)
+	}
+}
+
 func TestObservationsTakeNoMoreThanTheirRoom(t *testing.T) {
 	p := testProcess(t)
 	now := time.UnixMilli(1795428230123)
