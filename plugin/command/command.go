@@ -17,6 +17,8 @@ const Usage = `Commands:
   explain   what the plugin makes of one exchange, and why
   simulate  what other meters would have made of past exchanges
   export    the set-up of consumers: OpenMeter's meters and collector, AsyncAPI, JSON Schema
+  tail      the events of a topic, as they arrive
+  report    the totals of a topic, as the meters declare them, each event once
   extract   the usage that LLM response bodies declare, as JSON lines
   spool     what Kafka does not have yet, and what it refused: list, export, verify, replay
   upstream  an upstream that replays LLM answers, for trying things out
@@ -39,6 +41,10 @@ func Run(name string, args []string, host Host) int {
 		err = runExplain(args, os.Stdin, os.Stdout, os.Stderr, host)
 	case "simulate":
 		err = runSimulate(args, os.Stdout, os.Stderr, host)
+	case "tail":
+		err = runTail(args, os.Stdout, os.Stderr, host.ReadConnection)
+	case "report":
+		err = runReport(args, os.Stdout, os.Stderr, host)
 	case "export":
 		err = runExport(args, os.Stdout, os.Stderr, host)
 	case "extract":

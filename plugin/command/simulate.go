@@ -45,47 +45,10 @@ type simulation struct {
 type simulated struct {
 	evaluators   *evaluators
 	aggregations map[Evaluator]map[[2]string]meter.Aggregation // by event type and property
-	totals       map[simulatedKey]*fold
+	totals       folds
 	events       int
 	unmetered    int // exchanges that the plugin is not enabled for
 	failed       int // values and expressions
-}
-
-type simulatedKey struct{ meter, subject, by string }
-
-// fold is an aggregation as OpenMeter does it.
-type fold struct {
-	aggregation meter.Aggregation
-	n           int
-	value       float64
-	unique      map[string]struct{}
-	latest      string
-}
-
-func (f *fold) add(v gjson.Result, time string) {
-	f.n++
-	x := v.Float()
-	switch f.aggregation {
-	case meter.Min:
-		if f.n == 1 || x < f.value {
-			f.value = x
-		}
-	case meter.Max:
-		if f.n == 1 || x > f.value {
-			f.value = x
-		}
-	case meter.Avg:
-		f.value += (x - f.value) / float64(f.n)
-	case meter.Latest:
-		if time >= f.latest {
-			f.latest, f.value = time, x
-		}
-	case meter.UniqueCount:
-		f.unique[v.String()] = struct{}{}
-		f.value = float64(len(f.unique))
-	default:
-		f.value += x
-	}
 }
 
 // runSimulate runs the command simulate.
@@ -144,13 +107,9 @@ func runSimulate(args []string, out, errs io.Writer, host Host) error {
 }
 
 func newSimulated(all *evaluators) *simulated {
-	s := &simulated{evaluators: all, aggregations: map[Evaluator]map[[2]string]meter.Aggregation{}, totals: map[simulatedKey]*fold{}}
+	s := &simulated{evaluators: all, aggregations: map[Evaluator]map[[2]string]meter.Aggregation{}, totals: folds{}}
 	for _, e := range all.made {
-		properties := map[[2]string]meter.Aggregation{}
-		for _, m := range e.Program().Declared() {
-			properties[[2]string{m.EventType, cmp.Or(m.ValueProperty, meter.DefaultValueProperty)}] = m.Aggregation
-		}
-		s.aggregations[e] = properties
+		s.aggregations[e] = properties(e)
 	}
 	return s
 }
@@ -186,29 +145,11 @@ func (s *simulated) exchange(document string, by []string) (ok bool) {
 	}
 	r := evaluator.Program().Events(o)
 	s.failed += r.MeterErrors + r.ExpressionErrors + r.ExpressionsTooCostly + r.RowsSkipped
-	properties := s.aggregations[evaluator]
+	declared := s.aggregations[evaluator]
 	for i := range r.Events {
 		e := &r.Events[i]
 		s.events++
-		data := gjson.ParseBytes(e.Data)
-		parts := make([]string, len(by))
-		for j, name := range by {
-			parts[j] = data.Get(gjson.Escape(name)).String()
-		}
-		data.ForEach(func(k, v gjson.Result) bool {
-			aggregation, counted := properties[[2]string{e.Type, k.Str}]
-			if !counted {
-				return true
-			}
-			key := simulatedKey{e.Type + " " + k.Str, e.Subject, strings.Join(parts, ", ")}
-			f := s.totals[key]
-			if f == nil {
-				f = &fold{aggregation: aggregation, unique: map[string]struct{}{}}
-				s.totals[key] = f
-			}
-			f.add(v, e.Time)
-			return true
-		})
+		s.totals.add(declared, by, e.Type, e.Subject, e.Time, gjson.ParseBytes(e.Data))
 	}
 	return true
 }
@@ -225,7 +166,7 @@ type simulatedRow struct {
 }
 
 func (s *simulation) rows() []simulatedRow {
-	keys := map[simulatedKey]bool{}
+	keys := map[foldKey]bool{}
 	for _, side := range s.sides {
 		if side != nil {
 			for key := range side.totals {

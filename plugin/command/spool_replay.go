@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -54,13 +55,7 @@ func runSpoolReplay(args []string, out, errs io.Writer, read ReadConnection) err
 	x := replayer{out: out, errs: errs}
 	var f replayFlags
 	flags := spoolFlags("replay", errs)
-	flags.StringVar(&f.config, "config", "", "YAML `file` with the connection to Kafka, as the plugin server's")
-	flags.StringVar(&f.brokers, "brokers", "", "`host:port,…` of Kafka, instead of -config")
-	flags.BoolVar(&f.tls, "tls", false, "with -brokers: use TLS")
-	flags.StringVar(&f.ca, "ca", "", "with -tls: PEM `file` of the authorities (default: the system's)")
-	flags.StringVar(&f.mechanism, "mechanism", "", "with -brokers: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
-	flags.StringVar(&f.user, "user", "", "with -mechanism: `name` of the user")
-	flags.StringVar(&f.passwordFile, "password-file", "", "with -mechanism: `file` that holds the password")
+	f.register(flags)
 	flags.StringVar(&f.deadLetterTopic, "dead-letter-topic", "", "`topic` for records that Kafka refuses for good (default: they stay in the spool)")
 	flags.BoolVar(&x.rejected, "rejected", false, "also publish once more what Kafka refused")
 	flags.DurationVar(&x.giveUp, "give-up", time.Minute, "stop when nothing could be published for this `time`")
@@ -96,11 +91,22 @@ func runSpoolReplay(args []string, out, errs io.Writer, read ReadConnection) err
 	return x.run(ctx)
 }
 
+// register declares the flags that say how to reach Kafka.
+func (f *replayFlags) register(flags *flag.FlagSet) {
+	flags.StringVar(&f.config, "config", "", "YAML `file` with the connection to Kafka, as the plugin server's")
+	flags.StringVar(&f.brokers, "brokers", "", "`host:port,…` of Kafka, instead of -config")
+	flags.BoolVar(&f.tls, "tls", false, "with -brokers: use TLS")
+	flags.StringVar(&f.ca, "ca", "", "with -tls: PEM `file` of the authorities (default: the system's)")
+	flags.StringVar(&f.mechanism, "mechanism", "", "with -brokers: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")
+	flags.StringVar(&f.user, "user", "", "with -mechanism: `name` of the user")
+	flags.StringVar(&f.passwordFile, "password-file", "", "with -mechanism: `file` that holds the password")
+}
+
 // settings returns how to reach Kafka, and the spool directory of the file of -config.
 func (f *replayFlags) settings(read ReadConnection) (settings relay.Settings, dir string, err error) {
 	switch {
 	case (f.config == "") == (f.brokers == ""):
-		return settings, "", errors.New("give either -config or -brokers, so that it is known where to publish")
+		return settings, "", errors.New("give either -config or -brokers, so that it is known where Kafka is")
 	case f.config != "" && (f.tls || f.ca != "" || f.mechanism != "" || f.user != "" || f.passwordFile != ""):
 		return settings, "", errors.New("-tls, -ca, -mechanism, -user and -password-file go with -brokers: what -config names has its own")
 	case f.config != "":
