@@ -21,6 +21,7 @@ const Usage = `Commands:
   report    the totals of a topic, as the meters declare them, each event once
   extract   the usage that LLM response bodies declare, as JSON lines
   spool     what Kafka does not have yet, and what it refused: list, export, verify, replay
+  doctor    brokers, topics, disk, clock and sockets: what is wrong and what to do
   upstream  an upstream that replays LLM answers, for trying things out
 
 Each has -h with an example.
@@ -41,6 +42,8 @@ func Run(name string, args []string, host Host) int {
 		err = runExplain(args, os.Stdin, os.Stdout, os.Stderr, host)
 	case "simulate":
 		err = runSimulate(args, os.Stdout, os.Stderr, host)
+	case "doctor":
+		err = runDoctor(args, os.Stdout, os.Stderr, host)
 	case "tail":
 		err = runTail(args, os.Stdout, os.Stderr, host.ReadConnection)
 	case "report":
