@@ -253,7 +253,8 @@ func (s *laneSession) register(c *lane.Config) []byte {
 	s.l.mu.Unlock()
 	needs := lane.Needs{Body: lane.BodyNone, Problems: in.problems}
 	if in.recorder == nil {
-		needs.Log, needs.Calls = in.program.LogPaths()
+		every, calls := in.program.LogPaths()
+		needs.Log, needs.Calls = lane.NewDocument(every), lane.NewDocument(append(every, calls...))
 	}
 	switch {
 	case in.program.ReadsBody():

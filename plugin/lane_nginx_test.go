@@ -62,6 +62,11 @@ func startNginx(t testing.TB, s *testServer, workers int, upstream http.Handler,
 	if n.Lua, err = filepath.Abs("lua"); err != nil {
 		t.Fatal(err)
 	}
+	for _, file := range []string{"kong/plugins/kafka-metering/handler.lua", "test/kong_layer.lua"} {
+		if _, err := os.Stat(filepath.Join(n.Lua, file)); err != nil { // and go test learns that its result depends on them
+			t.Fatal(err)
+		}
+	}
 	if os.Getuid() == 0 {
 		n.User = "root"
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -78,6 +79,41 @@ func TestStreamsArriveAsTheyWouldWithoutTheFront(t *testing.T) {
 	if seen := onTopic(t, broker, meter.TypeLLMUsage); len(seen) != pairs {
 		t.Errorf("%d streams were metered, want %d", len(seen), pairs)
 	}
+}
+
+// TestStreamsThatOutliveTheirWorkersAreMetered reloads and quits nginx while streams are under way: a worker that exits lets
+// them end.
+func TestStreamsThatOutliveTheirWorkersAreMetered(t *testing.T) {
+	broker := startBroker(t)
+	s := startServer(t)
+	upstream := &frontUpstream{}
+	n := startNginx(t, s, 2, upstream, s.configuration(broker, "").Config)
+	var wg sync.WaitGroup
+	const streams = 6
+	for i := range streams {
+		id := fmt.Sprint("long-", i)
+		wg.Go(func() {
+			if got := len(readEvents(t, fmt.Sprintf("http://%s/v1/chat/completions?answer=stream&n=20&every=%d&case=%s", n.Front, 50+20*i, id))); got != 23 {
+				t.Errorf("%s: %d events came", id, got)
+			}
+		})
+		await(t, "the stream begins", func() bool {
+			upstream.mu.Lock()
+			defer upstream.mu.Unlock()
+			return len(upstream.emitted[id]) > 0
+		})
+		if i == streams/2 {
+			n.signal(syscall.SIGHUP)
+		}
+	}
+	n.quit()
+	wg.Wait()
+	s.awaitPublished()
+	s.checkBalances()
+	if seen := onTopic(t, broker, meter.TypeLLMUsage); len(seen) != streams {
+		t.Errorf("%d streams were metered, want %d", len(seen), streams)
+	}
+	count(t, broker).check(t, streams)
 }
 
 // readEvents returns when each event of a stream came.

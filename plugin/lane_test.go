@@ -193,7 +193,7 @@ func TestABatchThatIsAcknowledgedIsInTheSpool(t *testing.T) {
 	p, l := laneProcess(t)
 	w := dialLane(t, l.prefix, "w", 0)
 	needs := w.register(1, apiOnly)
-	if needs.Body != lane.BodyNone || !slices.ContainsFunc(needs.Log, func(path []string) bool { return slices.Equal(path, []string{"request", "id"}) }) {
+	if needs.Body != lane.BodyNone || !slices.ContainsFunc(needs.Log.Members, func(m lane.Member) bool { return slices.Equal(m.Path, []string{"request", "id"}) }) {
 		t.Errorf("what is needed is %+v", needs)
 	}
 	if got := w.ask(batch(1, false, nil, plain(1), plain(2), plain(3))); got != "OK 1" {

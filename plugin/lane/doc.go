@@ -21,8 +21,8 @@
 // start); counted is how many of its exchanges have been acknowledged, or reported as dropped, on any connection.
 //
 // CONFIG registers a plugin configuration, the JSON that Kong hands to the plugin, under a number of the worker's choice.
-// It holds for the connection. The answer is JSON ([Needs]): which paths of Kong's log the meters read, and which beside
-// them of a POST; whether they want the body, and what is wrong with the configuration.
+// It holds for the connection. The answer is JSON ([Needs]): what the meters read of Kong's log, and what of that of a
+// POST; whether they want the body, and what is wrong with the configuration.
 //
 // BATCH hands over n exchanges, preceded by as many DROP lines as it says: exchanges of a plugin that the worker could not
 // keep, by reason. A worker has one batch under way. OK means that all events are in the spool: the worker forgets the
@@ -37,7 +37,7 @@
 // nginx has sent the whole response ($request_completion); b, a response with a body came from the upstream; e, its end was
 // seen; s, the upstream was silent for the service's read timeout; t, the body was tapped; -, no more than that. Then come
 // the milliseconds from the request's start to the first byte of the body, or -1, and the bytes of the body that the client
-// got. The rest are the sizes of what follows: Kong's log (the paths that were asked for, or all of it), the request's body
+// got. The rest are the sizes of what follows: Kong's log (the [Document] that was asked for, or all of it), the request's body
 // as far as nginx had it in memory, the response's content type and encoding as the tap saw them, and its body: the whole
 // of it is the head; where it was larger than the window, skipped bytes are missing between head and tail.
 //

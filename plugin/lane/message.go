@@ -93,10 +93,10 @@ const (
 
 // Needs is the answer to a configuration.
 type Needs struct {
-	Log      [][]string `json:"log,omitempty"`   // paths into Kong's log; none: the whole of it
-	Calls    [][]string `json:"calls,omitempty"` // more of them, of a POST
-	Body     Body       `json:"body"`
-	Problems string     `json:"problems,omitempty"` // of the configuration, for Kong's error log
+	Log      *Document `json:"log,omitempty"`   // what is read of Kong's log; nil: the whole of it
+	Calls    *Document `json:"calls,omitempty"` // of a POST, which may be a call to a language model
+	Body     Body      `json:"body"`
+	Problems string    `json:"problems,omitempty"` // of the configuration, for Kong's error log
 }
 
 // Append appends the answer's line and bytes.

@@ -196,8 +196,8 @@ func TestAnswersAreOneLine(t *testing.T) {
 	if got != "ERR two lines  and more \n" {
 		t.Errorf("%q", got)
 	}
-	needs := lane.Needs{Log: [][]string{{"request", "id"}}, Body: lane.BodyLLM, Problems: "x"}
-	text := `{"log":[["request","id"]],"body":"llm","problems":"x"}`
+	needs := lane.Needs{Log: lane.NewDocument([][]string{{"tries"}}), Body: lane.BodyLLM, Problems: "x"}
+	text := `{"log":{"members":[{"before":"{\"tries\":","path":["tries"]}],"after":"}"},"body":"llm","problems":"x"}`
 	if got := string(needs.Append(nil)); got != fmt.Sprintf("OK %d\n%s", len(text), text) {
 		t.Errorf("%q", got)
 	}

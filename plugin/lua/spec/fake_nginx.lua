@@ -13,6 +13,30 @@ local function flatten(message, into)
   return into
 end
 
+-- document is what the process answers of the paths that it reads, which stand in the order of a tree: lane.NewDocument.
+function M.document(paths)
+  local members, last = {}, {}
+  local function quoted(text)
+    return ("%q"):format(text)
+  end
+  for i, path in ipairs(paths) do
+    local shared = 0
+    while shared < #last and last[shared + 1] == path[shared + 1] do
+      shared = shared + 1
+    end
+    local before = i == 1 and "{" or ("}"):rep(#last - shared - 1) .. ","
+    for k = shared + 1, #path do
+      before = before .. quoted(path[k]) .. ":" .. (k < #path and "{" or "")
+    end
+    local keys = {}
+    for k, key in ipairs(path) do
+      keys[k] = quoted(key)
+    end
+    members[i], last = '{"before":' .. quoted(before) .. ',"path":[' .. table.concat(keys, ",") .. "]}", path
+  end
+  return '{"members":[' .. table.concat(members, ",") .. '],"after":"' .. ("}"):rep(#last) .. '"}'
+end
+
 -- process is the other end. It takes what the real one takes, and remembers it.
 local function new_process()
   return {
@@ -130,15 +154,18 @@ function M.new()
     socket = { tcp = socket },
     worker = { exiting = function() return w.exiting end, pid = function() return 812 end },
     timer = {
-      at = function(delay, fn, ...)
+      at = function(delay, fn)
         if w.no_timers then
           return nil, "too many pending timers"
         end
         assert(delay == 0 or not w.exiting, "process exiting")
-        w.timers[#w.timers + 1] = { at = w.time + delay, fn = fn, args = { ... } }
+        w.timers[#w.timers + 1] = { at = w.time + delay, fn = fn }
         return true
       end,
-      every = function(_, fn) w.sentinel = fn return true end,
+      every = function(interval, fn)
+        w.every = { at = w.time + interval, interval = interval, fn = fn }
+        return true
+      end,
     },
   }
   setmetatable(w.ngx, { __index = function(_, name) return name == "status" and (w.request.status or 200) or nil end })
@@ -186,37 +213,47 @@ function M.new()
     local cjson = require "cjson.safe"
     cjson.null = w.ngx.null
     package.loaded["kong.plugins.kafka-metering.handler"] = nil
-    return dofile("kong/plugins/kafka-metering/handler.lua")
+    local handler = dofile("kong/plugins/kafka-metering/handler.lua")
+    handler:init_worker()
+    return handler
   end
 
   -- run runs the timers that are due after so many seconds, in their order, and those that they start.
   function w.run(seconds)
     local till = w.time + seconds
     while true do
-      local next_one
-      for i, timer in ipairs(w.timers) do
-        if timer.at <= till and (not next_one or timer.at < w.timers[next_one].at) then
-          next_one = i
+      local next_one = w.every
+      for _, timer in ipairs(w.timers) do
+        if not next_one or timer.at < next_one.at then
+          next_one = timer
         end
       end
-      if not next_one then
+      if not next_one or next_one.at > till then
         break
       end
-      local timer = table.remove(w.timers, next_one)
-      w.time = math.max(w.time, timer.at)
-      timer.fn(false, unpack(timer.args))
+      w.time = math.max(w.time, next_one.at)
+      if next_one == w.every then
+        w.every.at = w.every.at + w.every.interval
+      else
+        for i, timer in ipairs(w.timers) do
+          if timer == next_one then
+            table.remove(w.timers, i)
+          end
+        end
+      end
+      next_one.fn(false)
     end
-    w.time = till
+    w.time = math.max(w.time, till)
   end
 
   -- exit begins the worker's exit: all timers run at once.
   function w.exit()
     w.exiting = true
     local timers = w.timers
-    w.timers = {}
-    w.sentinel(true)
+    timers[#timers + 1] = w.every
+    w.timers, w.every = {}, nil
     for _, timer in ipairs(timers) do
-      timer.fn(true, unpack(timer.args))
+      timer.fn(true)
     end
     w.run(0)
   end

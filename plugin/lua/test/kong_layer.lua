@@ -99,8 +99,22 @@ function M.serialize()
   return whole
 end
 
+-- kong_timers puts Kong's timers into the place of OpenResty's: they do not run once the worker exits.
+local function kong_timers()
+  for _, name in ipairs { "at", "every" } do
+    local native = ngx.timer[name]
+    _G["native_timer_" .. name] = native
+    ngx.timer[name] = function(delay, fn, ...)
+      return native(delay, function(premature, ...)
+        return not ngx.worker.exiting() and fn(premature, ...)
+      end, ...)
+    end
+  end
+end
+
 -- init reads the plugin's configuration and loads its handler, as Kong does in init.
 function M.init(prefix)
+  kong_timers()
   kong = pdk(prefix) -- luacheck: ignore 111
   local file = assert(io.open(prefix .. "/config.json"))
   config = assert(cjson.decode(file:read("*a")))

@@ -10,12 +10,16 @@
 --   timer          the lane: sends the queue in batches, and keeps each until the process has it on disk
 --
 -- The queue is bounded; what does not fit is dropped and counted, and the count travels with the next batch. The wire
--- format is in plugin/lane/doc.go. What is called is documented by Kong or OpenResty, but for a few members of ngx.ctx
--- that kong.log.serialize reads, and which would cost ten times as much to get from it: verify compares as we go.
+-- format is in plugin/lane/doc.go.
 local cjson = require "cjson.safe"
 
-local kong, ngx, next, pairs, rawget, tonumber, type = kong, ngx, next, pairs, rawget, tonumber, type
-local var, find, sub, floor, min, max = ngx.var, string.find, string.sub, math.floor, math.min, math.max
+local kong, ngx, next, pairs, ipairs, rawget, tonumber, type = kong, ngx, next, pairs, ipairs, rawget, tonumber, type
+local var, encode, concat, find, sub = ngx.var, cjson.encode, table.concat, string.find, string.sub
+local floor, max, min = math.floor, math.max, math.min
+
+-- Kong has timers of its own under OpenResty's names, which do not run any more once a worker has begun to exit. It keeps
+-- OpenResty's: a stream that ends after kong reload is handed over by one of those.
+local timer_at, timer_every = _G.native_timer_at or ngx.timer.at, _G.native_timer_every or ngx.timer.every
 
 local MAX_ENTRIES, MAX_BYTES = 20000, 64 * 2^20    -- of the queue: ten seconds of 2,000 exchanges without bodies
 local BATCH_ENTRIES, BATCH_DELAY = 100, 0.1        -- a batch is sent when there are so many, or after so many seconds;
@@ -31,31 +35,24 @@ local MAX_LOG, MAX_REQUEST, MAX_ENSURED = 4 * 2^20, 64 * 2^10, 2^20           --
 -- log runs before other log plugins, and does not see what they add to the log in their own log phase.
 local Front = { VERSION = "0.1.0", PRIORITY = 840 }
 
-local worker                    -- this worker's name
-local number = 0                -- of the last exchange
-local counted = 0               -- exchanges that the process has acknowledged, or whose loss it has been told of
-local queue, first, last, queued = {}, 1, 0, 0                     -- entries first to last; their bytes
-local dropped = {}              -- "<plugin> <reason>" -> count, not told yet
-local batch, batches = nil, 0   -- the one under way, or to be sent again; the number of the last
-local connections = 0           -- registrations belong to a connection
-local registrations, registered = setmetatable({}, { __mode = "k" }), 0       -- by configuration; the last one's id
-local flushing, due, not_before, failures, gone, warned = false, nil, 0, 0, false, -60
-
+local last_warning = -60
 local function warn(...) -- at most once a minute, whatever happens how often
-  if ngx.now() - warned >= 60 then
-    warned = ngx.now()
-    kong.log.warn(...)
+  if ngx.now() - last_warning >= 60 then
+    last_warning = ngx.now()
+    kong.log.warn("kafka-metering: ", ...)
   end
 end
 
--- registration is what this worker knows of a configuration: its id on the lane, and what the process needs of an exchange.
--- Until the process has said so, that is the whole log, and the body of what may be an answer of an LLM.
+-- A registration is what this worker knows of a configuration: its number on the lane, and what the process needs of an
+-- exchange. Until the process has said so, that is the whole log, and the body of what may be an answer of an LLM.
+local registrations, registered = setmetatable({}, { __mode = "k" }), 0       -- by configuration; the last one's number
+
 local function registration(conf)
   local r = registrations[conf]
   if not r then
     registered = registered + 1
-    r = { id = registered, json = assert(cjson.encode(conf)), plugin = conf.__plugin_id or "-", body = "llm",
-          half = floor((conf.max_body_bytes or 2^20) / 2), checks = 0 }
+    r = { id = registered, json = assert(encode(conf)), plugin = conf.__plugin_id or "-", body = "llm",
+          half = floor((conf.max_body_bytes or 2^20) / 2), exchanges = 0 }
     registrations[conf] = r
   end
   return r
@@ -88,6 +85,7 @@ local function watch(conf)
   end
 end
 
+-- keep takes one half of what is kept of a body from its beginning, and the other from its end.
 local function keep(seen, piece)
   local half = seen.half
   local room = half - seen.head_bytes
@@ -105,9 +103,9 @@ local function keep(seen, piece)
   seen.to, seen.tail_bytes = seen.to + 1, seen.tail_bytes + #piece
   seen.tail[seen.to] = piece
   while seen.tail_bytes > half do
-    local gone_bytes = #seen.tail[seen.from]
+    local gone = #seen.tail[seen.from]
     seen.tail[seen.from], seen.from = nil, seen.from + 1
-    seen.tail_bytes, seen.skipped = seen.tail_bytes - gone_bytes, seen.skipped + gone_bytes
+    seen.tail_bytes, seen.skipped = seen.tail_bytes - gone, seen.skipped + gone
   end
 end
 
@@ -121,85 +119,84 @@ local function see(seen)
   seen.eof = seen.eof or ngx.arg[2]
 end
 
--- The log, as far as it is read
+-- Kong's log, as far as it is read. kong.log.serialize makes all of it, which costs ten times as much.
 
--- fields says how to get the members of Kong's log that kong.log.serialize makes (Kong 3.9: kong/pdk/log.lua), as Lua.
+-- fields has the members of the log as kong.log.serialize makes them (Kong 3.9: kong/pdk/log.lua). What it reads of ngx.ctx
+-- is not documented: confirmed compares as we go.
 local fields = {
-  ["request.id"] = [[ctx.request_id or var.kong_request_id or ""]],
-  ["request.method"] = [[kong.request.get_method()]],
-  ["request.uri"] = [[ctx.request_uri or var.request_uri or ""]],
-  ["request.size"] = [[tonumber(var.request_length)]],
-  ["response.status"] = [[ngx.status]],
-  ["response.size"] = [[tonumber(var.bytes_sent)]],
-  ["latencies.kong"] = [[ctx.KONG_PROXY_LATENCY or ctx.KONG_RESPONSE_LATENCY or 0]],
-  ["latencies.proxy"] = [[ctx.KONG_WAITING_TIME or -1]],
-  ["latencies.receive"] = [[ctx.KONG_RECEIVE_TIME or 0]],
-  ["latencies.request"] = [[tonumber(var.request_time) * 1000]],
-  upstream_uri = [[upstream_uri(ctx)]],
-  upstream_status = [[var.upstream_status or ctx.buffered_status or ""]],
-  tries = [[ctx.balancer_data and ctx.balancer_data.tries]],
-  client_ip = [[var.remote_addr]],
-  started_at = [[kong.request.get_start_time()]],
-  source = [[kong.response.get_source() == "service" and "upstream" or "kong"]],
-  workspace = [[ctx.workspace]],
-  -- What AI plugins log is in the whole log alone; serialize_values says that something was added to it.
-  ai = [[ctx.serialize_values and kong.log.serialize().ai]],
+  ["request.id"] = function(ctx) return ctx.request_id or var.kong_request_id or "" end,
+  ["request.method"] = function() return kong.request.get_method() end,
+  ["request.uri"] = function(ctx) return ctx.request_uri or var.request_uri or "" end,
+  ["request.size"] = function() return tonumber(var.request_length) end,
+  ["response.status"] = function() return ngx.status end,
+  ["response.size"] = function() return tonumber(var.bytes_sent) end,
+  ["latencies.kong"] = function(ctx) return ctx.KONG_PROXY_LATENCY or ctx.KONG_RESPONSE_LATENCY or 0 end,
+  ["latencies.proxy"] = function(ctx) return ctx.KONG_WAITING_TIME or -1 end,
+  ["latencies.receive"] = function(ctx) return ctx.KONG_RECEIVE_TIME or 0 end,
+  ["latencies.request"] = function() return floor((ngx.now() - ngx.req.start_time()) * 1000 + 0.5) end,
+  ["authenticated_entity.id"] = function() return (kong.client.get_credential() or {}).id end,
+  upstream_status = function(ctx) return var.upstream_status or ctx.buffered_status or "" end,
+  upstream_uri = function(ctx)
+    local uri, asked = var.upstream_uri or "", ctx.request_uri or var.request_uri or ""
+    if uri == "" or find(uri, "?", 1, true) then
+      return uri
+    end
+    return sub(asked, -1) == "?" and uri .. "?" or var.is_args == "?" and uri .. "?" .. (var.args or "") or uri
+  end,
+  tries = function(ctx) return ctx.balancer_data and ctx.balancer_data.tries end,
+  client_ip = function() return var.remote_addr end,
+  started_at = function() return kong.request.get_start_time() end,
+  source = function() return kong.response.get_source() == "service" and "upstream" or "kong" end,
+  workspace = function(ctx) return ctx.workspace end,
 }
 
--- objects are those of which single members are read: how to get one, whose name stands for NAME.
-local objects = {
-  ["request.headers"] = [[request_header(NAME)]],
-  ["request.querystring"] = [[var.args and rawget(kong.request.get_query(), NAME)]],
-  ["response.headers"] = [[ngx.header[NAME] ]],
-  route = [[(kong.router.get_route() or none)[NAME] ]],
-  service = [[(kong.router.get_service() or none)[NAME] ]],
-  consumer = [[(kong.client.get_consumer() or none)[NAME] ]],
-  authenticated_entity = [[(kong.client.get_credential() or none)[NAME] ]],
-}
-
-local env = { kong = kong, ngx = ngx, none = {}, rawget = rawget, tonumber = tonumber, var = var }
-
--- request_header returns a header as Kong logs it; nginx's variable tells quickly that there is none.
-function env.request_header(name)
-  local value = var["http_" .. name:gsub("%-", "_")] and rawget(kong.request.get_headers(), name)
-  return value and (name == "authorization" or name == "proxy-authorization") and "REDACTED" or value
+local function nothing() -- of what AI plugins log: where they have logged something, replaced sees it
+  return nil
 end
 
-function env.upstream_uri(ctx)
-  local uri, asked = var.upstream_uri or "", ctx.request_uri or var.request_uri or ""
-  if uri == "" or find(uri, "?", 1, true) then
-    return uri
+local function member_of(entity)
+  return function(name)
+    return function() return (entity() or {})[name] end
   end
-  return sub(asked, -1) == "?" and uri .. "?" or var.is_args == "?" and uri .. "?" .. (var.args or "") or uri
 end
 
--- projection compiles the paths that the process needs into a function that returns a log with those members alone: Lua
--- without a loop, because LuaJIT makes fast code of that. It returns nil when a path is none of ours: then the whole log is
--- sent.
-local function projection(paths)
-  local root = {}
-  for _, path in pairs(paths) do
-    local depth = (fields[path[1]] or objects[path[1]]) and 1 or 2
-    local name = table.concat(path, ".", 1, min(depth, #path))
-    local code = fields[name] or path[depth + 1] and objects[name] and objects[name]:gsub("NAME", ("%q"):format(path[depth + 1]))
-    if not code then
+-- objects makes such functions for single members of those objects that have any number of them.
+local objects = {
+  ["request.headers"] = function(name)
+    local variable = "http_" .. name:gsub("%-", "_") -- tells quickly that there is none
+    local secret = name == "authorization" or name == "proxy-authorization"
+    return function()
+      local value = var[variable] and rawget(kong.request.get_headers(), name)
+      return value and secret and "REDACTED" or value
+    end
+  end,
+  ["request.querystring"] = function(name)
+    return function() return var.args and rawget(kong.request.get_query(), name) end
+  end,
+  ["response.headers"] = function(name)
+    return function() return ngx.header[name] end
+  end,
+  route = member_of(kong.router.get_route),
+  service = member_of(kong.router.get_service),
+  consumer = member_of(kong.client.get_consumer),
+}
+
+-- plan returns how to write the document that the process needs: for each member the function that returns its value, and
+-- the text with a place for it. It returns nil where a member is none of ours: then the whole log is sent.
+local function plan(document)
+  local steps, roots, text = {}, {}, {}
+  for i, member in ipairs(document.members) do
+    local path = member.path
+    local object = objects[concat(path, ".", 1, #path - 1)]
+    local get = fields[concat(path, ".")] or path[1] == "ai" and nothing or object and object(path[#path])
+    if not get then
       return nil
     end
-    local into = root
-    for i = 1, (fields[name] and depth or depth + 1) - 1 do
-      into[path[i]] = into[path[i]] or {}
-      into = into[path[i]]
-    end
-    into[fields[name] and path[depth] or path[depth + 1]] = code
+    steps[i], roots[path[1]] = { get = get, path = path }, true
+    text[2 * i - 1], text[2 * i] = member.before, ""
   end
-  local function constructor(t)
-    local members = {}
-    for key, code in pairs(t) do
-      members[#members + 1] = ("[%q]=%s"):format(key, type(code) == "table" and constructor(code) or code)
-    end
-    return "{" .. table.concat(members, ",") .. "}"
-  end
-  return setfenv(loadstring("local ctx = ... return " .. constructor(root)), env)
+  text[#text + 1] = document.after
+  return { steps = steps, roots = roots, text = text }
 end
 
 local function same(a, b)
@@ -215,43 +212,74 @@ local function same(a, b)
   return true
 end
 
-local function at(t, path)
-  for i = 1, #path do
-    t = type(t) == "table" and rawget(t, path[i]) or nil
-  end
-  return t
-end
-
--- project returns the exchange's log, as far as it is read. For a configuration's first exchange, its second, fourth,
--- eighth and so on it compares with Kong's own: where they differ (another version of Kong, a plugin that rewrites the log)
--- Kong's log is sent from then on.
-local function project(r)
-  local call = ngx.req.get_method() == "POST"
-  local get = call and r.call or r.request
-  if not get then
-    return kong.log.serialize()
-  end
-  local log = get(ngx.ctx)
-  r.checks = r.checks + 1
-  if bit.band(r.checks, r.checks - 1) ~= 0 then
-    return log
-  end
+-- confirmed compares our members with those of Kong's log.
+local function confirmed(excerpt, ctx)
   local whole = kong.log.serialize()
-  for _, path in pairs(call and r.call_paths or r.paths) do
-    if not same(at(log, path), at(whole, path)) then
-      warn("kafka-metering: this Kong logs ", table.concat(path, "."), " differently; its whole log is sent, which is slower")
-      r.request, r.call = nil, nil
-      return whole
+  for _, step in ipairs(excerpt.steps) do
+    local logged = whole
+    for _, key in ipairs(step.path) do
+      logged = type(logged) == "table" and rawget(logged, key) or nil
+    end
+    if not same(step.get(ctx), logged) then
+      warn("this Kong logs ", concat(step.path, "."), " differently; its whole log is sent, which is slower")
+      return false
     end
   end
-  return log
+  return true
+end
+
+-- replaced: a plugin has put something into the log (kong.log.set_serialize_value) where we look. AI plugins do.
+local function replaced(excerpt, ctx)
+  for _, item in ipairs(ctx.serialize_values or {}) do
+    if excerpt.roots[item.key:match("^[^.]*")] then
+      return true
+    end
+  end
+end
+
+-- log_of returns the exchange's log as JSON. A configuration's first exchange, its second, fourth, eighth and so on are
+-- compared with Kong's own log: where that differs (another version of Kong) it is sent from then on.
+local function log_of(r)
+  local excerpt, ctx = ngx.req.get_method() == "POST" and r.call or r.request, ngx.ctx
+  if not excerpt or replaced(excerpt, ctx) then
+    return encode(kong.log.serialize())
+  end
+  r.exchanges = r.exchanges + 1
+  if bit.band(r.exchanges, r.exchanges - 1) == 0 and not confirmed(excerpt, ctx) then
+    r.request, r.call = nil, nil
+    return encode(kong.log.serialize())
+  end
+  local steps, text = excerpt.steps, excerpt.text
+  for i = 1, #steps do
+    local value = steps[i].get(ctx)
+    text[2 * i] = type(value) == "number" and value or encode(value)
+  end
+  return concat(text)
 end
 
 -- The lane
 
+local worker                    -- this worker's name
+local number = 0                -- of the last exchange
+local counted = 0               -- exchanges that the process has acknowledged, or whose loss it has been told of
+local queue, first, last, queued = {}, 1, 0, 0                     -- entries first to last; their bytes
+local dropped = {}              -- "<plugin> <reason>" -> count, not told yet
+local batch, batches = nil, 0   -- the one under way, or to be sent again; the number of the last
+local connections = 0           -- registrations belong to a connection
+local called, flushing, failures, not_before = false, false, 0, 0  -- of flush
+
 local function drop(plugin, reason)
   local key = plugin .. " " .. reason
   dropped[key] = (dropped[key] or 0) + 1
+end
+
+local function drop_lines()
+  local lines, count = {}, 0
+  for key, n in pairs(dropped) do
+    lines[#lines + 1], count = "DROP " .. key .. " " .. n .. "\n", count + n
+  end
+  dropped = {}
+  return lines, count
 end
 
 -- ask sends a message and returns the first line of the answer.
@@ -263,22 +291,20 @@ local function ask(socket, message)
   return ok, err
 end
 
-local function connect(exiting)
-  local socket, t = ngx.socket.tcp(), exiting and EXIT_TIMEOUTS or TIMEOUTS
+local function connect()
+  local socket, t = ngx.socket.tcp(), ngx.worker.exiting() and EXIT_TIMEOUTS or TIMEOUTS
   socket:settimeouts(t[1], t[2], t[3])
   local path = "unix:" .. kong.configuration.prefix .. "/kafka-metering.lane.socket"
   local ok, err = socket:connect(path, { pool = "kafka-metering", pool_size = 1 })
   if not ok then
     return nil, err
-  elseif socket:getreusedtimes() > 0 then
-    return socket, nil, true
-  end
-  connections = connections + 1
-  worker = worker or ngx.worker.pid() .. "." .. floor(ngx.now() * 1000)
-  ok, err = ask(socket, "HELLO 1 " .. worker .. " " .. counted .. "\n")
-  if ok ~= "OK 1" then
-    socket:close()
-    return nil, ok or err
+  elseif socket:getreusedtimes() == 0 then
+    connections = connections + 1
+    ok, err = ask(socket, "HELLO 1 " .. worker .. " " .. counted .. "\n")
+    if ok ~= "OK 1" then
+      socket:close()
+      return nil, ok or err
+    end
   end
   return socket
 end
@@ -293,27 +319,22 @@ local function register(socket, r)
   elseif needs.problems then
     kong.log.err(needs.problems)
   end
-  r.connection, r.body, r.paths, r.call_paths = connections, needs.body, needs.log or {}, { unpack(needs.log or {}) }
-  for _, path in pairs(needs.calls or {}) do
-    r.call_paths[#r.call_paths + 1] = path
-  end
-  r.request, r.call = needs.log and projection(r.paths), needs.log and projection(r.call_paths)
+  r.connection, r.body = connections, needs.body
+  r.request = needs.log and plan(needs.log)
+  r.call = needs.calls and plan(needs.calls)
   return true
 end
 
 -- take makes a batch of the front of the queue, and of the drops that nobody has been told of.
 local function take()
-  local drops, bytes = {}, 0
-  local b = { from = first, to = first - 1, entries = 0, drops = 0, message = { "", drops } }
-  for key, count in pairs(dropped) do
-    drops[#drops + 1] = "DROP " .. key .. " " .. count .. "\n"
-    b.drops = b.drops + count
-  end
-  dropped, batches = {}, batches + 1
+  local lines, drops = drop_lines()
+  local b = { from = first, to = first - 1, entries = 0, drops = drops, message = { "", lines } }
+  local bytes = 0
   while b.to < last and b.entries < BATCH_MOST_ENTRIES and bytes < BATCH_MOST_BYTES do
     b.to, b.entries = b.to + 1, b.entries + 1
     b.message[b.entries + 2], bytes = queue[b.to].data, bytes + queue[b.to].bytes
   end
+  batches = batches + 1
   b.number = batches
   return b
 end
@@ -358,36 +379,29 @@ local function idle()
   return not batch and first > last and not next(dropped)
 end
 
--- drain sends batches until the queue is all but empty, and a worker that exits says goodbye.
-local function drain(exiting)
-  if idle() and (not exiting or gone or connections == 0) then
+-- drain sends batches until the queue is all but empty. A worker that exits says goodbye: nothing is missing.
+local function drain()
+  local exiting = ngx.worker.exiting()
+  if idle() and not (exiting and connections > 0) then
     return true
   end
-  local socket, err, reused = connect(exiting)
-  gone = exiting
-  if socket and idle() then
-    return true, socket:send("BYE\n"), socket:close()
+  local socket, err = connect()
+  if not socket then
+    return nil, err
   end
   for _ = 1, 100 do -- and then another timer goes on: one that never ends never gives its memory back
-    batch = batch or take()
-    local ok = socket
-    if ok then
-      ok, err = deliver(socket, batch)
-    end
-    if not ok and socket and reused and batch then -- the process may have gone since the connection was used last
-      socket:close()
-      socket, err = connect(exiting)
-      if socket then
-        ok, err = deliver(socket, batch)
-      end
-    end
-    if not ok then
-      return nil, err, socket and socket:close()
-    end
-    if idle() or last - first + 1 < BATCH_ENTRIES and not exiting then
+    if idle() then
       break
     end
-    reused = false
+    batch = batch or take()
+    local ok
+    ok, err = deliver(socket, batch)
+    if not ok then
+      socket:close()
+      return nil, err
+    elseif last - first + 1 < BATCH_ENTRIES and not exiting then
+      break
+    end
   end
   if exiting then
     return true, socket:send("BYE\n"), socket:close()
@@ -395,68 +409,58 @@ local function drain(exiting)
   return true, socket:setkeepalive(0, 1)
 end
 
--- abandon leaves word of what a worker that ends could not deliver, in a file that the process reads.
+-- abandon leaves word of what a worker that exits could not deliver, in a file that the process reads.
 local function abandon()
   for i = first, last do
     drop(queue[i].registration.plugin, "worker_exit")
   end
-  local lines = batch and batch.message[2] or {}
-  for key, count in pairs(dropped) do
-    lines[#lines + 1] = "DROP " .. key .. " " .. count .. "\n"
-  end
-  local text = "HELLO 1 " .. worker .. " " .. number .. "\n" .. table.concat(lines)
-  local file, err = io.open(kong.configuration.prefix .. "/kafka-metering.lane.lost", "a")
-  if file then
-    file:write(text)
-    file:close()
-  end
-  kong.log.err("kafka-metering: the process is away while this worker exits; these exchanges are lost: ", text, err)
-  queue, first, last, queued, dropped, batch, counted = {}, 1, 0, 0, {}, nil, number
-end
-
-local flush
-
--- schedule has flush run after a delay, or sooner.
-local function schedule(delay)
-  local now = ngx.now()
-  local soonest = max(now + delay, not_before)
-  if ngx.worker.exiting() then
-    soonest = now -- OpenResty takes no other timers then
-  end
-  if not due or soonest < due then
-    local ok, err = ngx.timer.at(soonest - now, flush, soonest)
-    due = ok and soonest or nil -- without a timer the next exchange tries again
-    return ok or warn("kafka-metering: no timer: ", err)
+  local text = concat(batch and batch.message[2] or {}) .. concat((drop_lines()))
+  queue, first, last, queued, batch, counted = {}, 1, 0, 0, nil, number
+  if text ~= "" then
+    text = "HELLO 1 " .. worker .. " " .. number .. "\n" .. text
+    local file, err = io.open(kong.configuration.prefix .. "/kafka-metering.lane.lost", "a")
+    if file then
+      file:write(text)
+      file:close()
+    end
+    kong.log.err("kafka-metering: the process is away while this worker exits; these exchanges are lost: ", text, err)
   end
 end
 
-flush = function(_, time)
-  local exiting, tries = ngx.worker.exiting(), 0
-  if flushing or time ~= due and not exiting then -- a sooner one has been before
+-- leave hands over what there is before the worker's end.
+local function leave()
+  local attempts = 0
+  while attempts < EXIT_ATTEMPTS do
+    local ran, ok = pcall(drain)
+    if not (ran and ok) then
+      attempts = attempts + 1
+      ngx.sleep(EXIT_DELAY)
+    elseif idle() then
+      return
+    end
+  end
+  abandon()
+end
+
+-- flush runs ten times a second, and when there is enough for a batch. When a worker exits OpenResty runs all timers at once.
+local function flush()
+  called = false
+  if flushing or ngx.now() < not_before and not ngx.worker.exiting() then
     return
   end
-  flushing, due = true, nil
-  local ran, ok, err
-  repeat
-    if tries > 0 then
-      ngx.sleep(EXIT_DELAY)
+  flushing = true
+  if not ngx.worker.exiting() then
+    local ran, ok, err = pcall(drain)
+    failures = ran and ok and 0 or failures + 1
+    not_before = failures == 0 and 0 or ngx.now() + min(RETRY_MOST, RETRY_DELAY * 2 ^ (failures - 1))
+    if failures > 1 then -- once is a process that has begun anew
+      warn("the process takes no exchanges, they are kept: ", ran and err or ok)
     end
-    ran, ok, err = pcall(drain, exiting)
-    tries = tries + 1
-  until ran and ok or not exiting or tries == EXIT_ATTEMPTS
-  flushing, not_before = false, 0
-  if ran and ok then
-    failures = 0
-  elseif exiting then
-    abandon()
-  else
-    failures = failures + 1
-    not_before = ngx.now() + min(RETRY_MOST, RETRY_DELAY * 2 ^ (failures - 1))
-    warn("kafka-metering: the process takes no exchanges, they are kept: ", ran and err or ok)
   end
-  if not idle() then
-    schedule(last - first + 1 < BATCH_ENTRIES and BATCH_DELAY or 0)
+  if ngx.worker.exiting() then
+    leave()
   end
+  flushing = false
 end
 
 -- record puts the exchange into the queue.
@@ -465,9 +469,9 @@ local function record(conf)
   if last - first + 1 >= MAX_ENTRIES or queued >= MAX_BYTES then
     return drop(r.plugin, "worker_queue_full")
   end
-  local log, err = cjson.encode(project(r))
+  local log, err = log_of(r)
   if not log or #log > MAX_LOG then
-    warn("kafka-metering: an exchange cannot be handed over: ", err or "its log is too long")
+    warn("an exchange cannot be handed over: ", err or "its log is too long")
     return drop(r.plugin, "worker_log")
   end
   local seen = ngx.ctx.kafka_metering or {}
@@ -536,14 +540,12 @@ end
 
 local function guarded(fn, ...)
   local ok, err = pcall(fn, ...)
-  return ok or warn("kafka-metering: ", err)
+  return ok or warn(err)
 end
 
 function Front:init_worker()
-  -- It waits for the worker's exit: OpenResty then runs all timers at once.
-  ngx.timer.every(3600, function(premature)
-    return premature and flush()
-  end)
+  worker = ngx.worker.pid() .. "." .. floor(ngx.now() * 1000)
+  timer_every(BATCH_DELAY, flush)
 end
 
 function Front:access(conf)
@@ -566,8 +568,9 @@ function Front:log(conf)
   if not guarded(record, conf) then
     drop(conf.__plugin_id or "-", "worker_error")
   end
-  if not flushing then
-    schedule(last - first + 1 >= BATCH_ENTRIES and 0 or BATCH_DELAY)
+  local exiting = ngx.worker.exiting()
+  if not (called or flushing) and (exiting or last - first + 1 >= BATCH_ENTRIES and ngx.now() >= not_before) then
+    called = timer_at(0, flush) -- without a timer the next exchange, or the tenth of a second, tries again
   end
 end
 
