@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"kafka-metering/meter"
@@ -25,21 +24,19 @@ const handOverLimit = 2 * time.Second
 
 // instance is one configuration at work: what to read, what to count, where to put it.
 type instance struct {
-	process     *process
-	program     *meter.Program
-	llm         LLM
-	recorder    *recorder // nil unless observations are kept
-	binary      bool
-	dryRun      bool
-	topic       string
-	source      string
-	deadLetter  bool // exchanges without a customer go to the dead-letter topic
-	sink        sink
-	sequence    *sequence
-	plugin      string // Kong's id of it
-	problems    string
-	nextReport  atomic.Int64 // Unix milliseconds; see due
-	nextFailure atomic.Int64
+	process    *process
+	program    *meter.Program
+	llm        LLM
+	recorder   *recorder // nil unless observations are kept
+	binary     bool
+	dryRun     bool
+	topic      string
+	source     string
+	deadLetter bool // exchanges without a customer go to the dead-letter topic
+	sink       sink
+	sequence   *sequence
+	plugin     string // Kong's id of it
+	problems   string
 }
 
 // sink takes finished records: a pipeline's spool.
@@ -109,16 +106,10 @@ func (in *instance) problemsDue(now time.Time) string {
 	if in.problems == "" {
 		return ""
 	}
-	if !due(&in.nextReport, now) {
+	if !in.process.reports.due("problems "+in.plugin, now) {
 		return ""
 	}
 	return in.problems
-}
-
-// due reports whether the time of next, in Unix milliseconds, has come, and moves it on by reportInterval.
-func due(next *atomic.Int64, now time.Time) bool {
-	at, ms := next.Load(), now.UnixMilli()
-	return ms >= at && next.CompareAndSwap(at, ms+reportInterval.Milliseconds())
 }
 
 // handle takes one exchange from a front to the spool and ends t. It returns when the events are on disk, or after
@@ -178,7 +169,7 @@ func (in *instance) evaluate(o *meter.Observation) (meter.Result, place) {
 		in.recorder.add(in.program.Document(o))
 	}
 	in.process.ledger.tally(&r)
-	if r.Failure != nil && due(&in.nextFailure, in.process.now()) {
+	if r.Failure != nil && in.process.reports.due("failure "+in.plugin, in.process.now()) {
 		in.process.log.Warn("a meter could not be applied to an exchange", "plugin", in.plugin, "request", o.RequestID(), "error", r.Failure)
 	}
 	switch {

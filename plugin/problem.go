@@ -60,3 +60,24 @@ func (b *problemBook) all() []problem {
 	slices.SortFunc(all, func(a, b problem) int { return cmp.Compare(a.Plugin, b.Plugin) })
 	return all
 }
+
+// reportClock bounds how often the same is reported. It belongs to the process: Kong starts new instances as it likes, now and
+// then for every exchange.
+type reportClock struct {
+	mu   sync.Mutex
+	next map[string]time.Time
+}
+
+// due reports whether what key stands for may be reported now, which it then may not for [reportInterval].
+func (c *reportClock) due(key string, now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now.Before(c.next[key]) {
+		return false
+	}
+	if c.next == nil || len(c.next) >= problemsKept {
+		c.next = map[string]time.Time{}
+	}
+	c.next[key] = now.Add(reportInterval)
+	return true
+}

@@ -35,6 +35,7 @@ type process struct {
 	recent   *recent
 	watch    watch
 	book     problemBook
+	reports  reportClock
 	log      *slog.Logger
 	now      func() time.Time
 	started  time.Time
