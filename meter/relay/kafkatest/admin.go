@@ -269,6 +269,15 @@ func (c *Cluster) Consume(t testing.TB, topic string) []*kgo.Record {
 	return records
 }
 
+// Records returns how many records have ever been put on a topic.
+func (c *Cluster) Records(t testing.TB, topic string) (n int64) {
+	t.Helper()
+	for _, end := range c.ends(t, topic) {
+		n += end
+	}
+	return n
+}
+
 // ends returns the high watermark of each partition that has records.
 func (c *Cluster) ends(t testing.TB, topic string) map[int32]int64 {
 	t.Helper()
