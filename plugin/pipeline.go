@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,15 +33,16 @@ type pipeline struct {
 	dir string
 	p   *process
 
-	mu       sync.Mutex
-	seq      int // of the instance whose settings are in force
-	queue    Queue
-	settings relay.Settings
-	spool    *spool.Spool // nil while it cannot be opened
-	relay    *relay.Relay // nil while its settings cannot be used
-	tried    time.Time    // when opening was last tried
-	stop     context.CancelFunc
-	running  sync.WaitGroup
+	mu         sync.Mutex
+	seq        int        // of the instance whose settings are in force
+	connection Connection // of the same
+	queue      Queue
+	settings   relay.Settings
+	spool      *spool.Spool // nil while it cannot be opened
+	relay      *relay.Relay // nil while its settings cannot be used
+	tried      time.Time    // when opening was last tried
+	stop       context.CancelFunc
+	running    sync.WaitGroup
 }
 
 func newPipeline(p *process, dir string) *pipeline {
@@ -54,8 +56,14 @@ func (l *pipeline) configure(c Connection, seq int) error {
 	if seq < l.seq {
 		return nil
 	}
+	c.Topic, c.ClusterName = "", "" // the records'
+	if l.relay != nil && reflect.DeepEqual(c, l.connection) {
+		l.seq = seq // another instance of the same, which Kong may start for every exchange
+		return nil
+	}
 	settings, err := c.relaySettings()
 	settings.Logger = l.p.log
+	l.connection = c
 	l.seq, l.settings, l.queue = seq, settings, c.Queue
 	if l.relay != nil {
 		return errors.Join(err, l.relay.Update(settings))
