@@ -1,7 +1,6 @@
 package meter
 
 import (
-	"slices"
 	"strings"
 
 	"cel.dev/cel-go/common/ast"
@@ -61,36 +60,4 @@ func Conjuncts(filter string) []string {
 	}
 	walk(parsed.NativeRep().Expr())
 	return all
-}
-
-// PathNames returns the names that are known below a path of the observation, its roots for no keys, and whether there are no
-// others: plugins may add to Kong's log, and a body holds anything.
-func PathNames(keys ...string) (names []string, closed bool) {
-	switch strings.Join(keys, ".") {
-	case "":
-		return append(slices.Clone(addedRoots), "request", "response", "route", "service", "consumer", "latencies", "tries", "client_ip", "started_at",
-			"workspace", "workspace_name", "upstream_uri", "upstream_status", "source", "authenticated_entity", "ai"), false
-	case "llm":
-		names = append(slices.Clone(llmScalars), "tokens")
-		for q := range numQuantities {
-			names = append(names, q.String())
-		}
-		return append(names, amountNames[:]...), true
-	case "capture":
-		return []string{"mode", "truncated", "complete", "time_to_first_byte_ms", "bytes_delivered"}, true
-	case "request":
-		return []string{"id", "method", "uri", "url", "size", "headers", "querystring", "tls"}, true
-	case "response":
-		return []string{"status", "size", "headers"}, true
-	case "latencies":
-		return []string{"request", "kong", "proxy", "receive"}, true
-	case "authenticated_entity":
-		return []string{"id", "consumer_id"}, true
-	case "consumer":
-		return []string{"id", "username", "custom_id", "created_at", "updated_at", "tags", "username_lower", "type"}, true
-	case "route", "service":
-		return []string{"id", "name", "created_at", "updated_at", "tags", "ws_id"}, false
-	default:
-		return nil, false
-	}
 }

@@ -1,11 +1,6 @@
 package meter
 
-import (
-	"slices"
-	"strings"
-
-	"cel.dev/cel-go/common/types"
-)
+import "cel.dev/cel-go/common/types"
 
 // Kind is what kind of JSON value a member of an event's data holds.
 type Kind string
@@ -59,58 +54,4 @@ func (m *member) kind() Kind {
 	default:
 		return KindAny
 	}
-}
-
-// pathKind returns what kind of value Kong, or this package, puts at a path: [KindAny] of one that it does not know.
-func pathKind(source string) Kind {
-	fn, path := splitCall(source)
-	switch fn {
-	case "has":
-		return KindBoolean
-	case "size", "status":
-		return KindNumber
-	case "status_class":
-		return KindString
-	}
-	keys, ok := parsePath(path)
-	if !ok {
-		return KindAny
-	}
-	last := keys[len(keys)-1]
-	switch {
-	case keys[0] == "llm" && (strings.HasSuffix(last, "_tokens") || slices.Contains(amountNames[:], last)):
-		return KindNumber
-	case len(keys) == 2 && keys[0] == "llm" && last == "stream":
-		return KindBoolean
-	case len(keys) == 2 && keys[0] == "llm" && slices.Contains(llmScalars, last):
-		return KindString
-	case len(keys) == 2 && keys[0] == "latencies", slices.Contains([]string{"request.size", "response.size", "response.status", "service.port", "started_at"}, path):
-		return KindNumber
-	case len(keys) == 2 && slices.Contains([]string{"route", "service", "consumer"}, keys[0]) && slices.Contains([]string{"id", "name", "username", "custom_id", "host", "protocol"}, last),
-		slices.Contains([]string{"request.id", "request.method", "request.uri", "request.url", "upstream_uri", "client_ip", "source", "workspace", "workspace_name", "outcome", "subject", "capture.mode"}, path),
-		len(keys) == 3 && (keys[1] == "headers" || keys[1] == "querystring"):
-		return KindString
-	default:
-		return KindAny
-	}
-}
-
-// Measured reports whether an expression's value is measured for each exchange, or is each exchange's own, such as a size, a
-// latency or an id: as a dimension it splits a count into as many as there are exchanges.
-func Measured(expression string) bool {
-	_, path := splitCall(expression)
-	keys, ok := parsePath(path)
-	if !ok {
-		return false
-	}
-	path = written(keys)
-	switch keys[0] {
-	case "latencies", "tries", "capture":
-		return path != "capture.mode" && path != "capture.complete" && path != "capture.truncated"
-	case "llm":
-		return pathKind(path) == KindNumber || path == "llm.response_id"
-	}
-	return slices.Contains([]string{
-		"request.id", "request.uri", "request.url", "request.size", "request.querystring", "response.size", "upstream_uri", "client_ip", "started_at",
-	}, path)
 }
