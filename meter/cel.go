@@ -26,9 +26,9 @@ const (
 	// maxCost bounds what one evaluation of an expression may cost, and maxExchangeCost all evaluations for one exchange, in
 	// CEL's units: about one for each step of a loop and each operation in it, and one for ten bytes of text that are
 	// worked on. A unit takes some tens of nanoseconds.
-	maxCost, maxExchangeCost = 200_000, 1_000_000
+	maxCost, maxExchangeCost = 200_000, 500_000
 	// maxRead bounds what expressions read of the lists and objects of one exchange, in bytes: CEL's costs do not count it.
-	maxRead = 16 << 20
+	maxRead = 4 << 20
 	// maxRegexp bounds a compiled regular expression, in instructions.
 	maxRegexp = 2000
 )
@@ -194,12 +194,29 @@ func (v *celVariables) ResolveName(name string) (any, bool) {
 		return types.Bool(raw != ""), true
 	}
 	if v.values[at] == nil {
-		v.values[at] = absentValue
-		if raw != "" {
-			v.values[at] = celValue(raw, v.x)
-		}
+		v.values[at] = v.x.celValue(v.p.refs[at], raw)
 	}
 	return v.values[at], true
+}
+
+// celValue returns the value of a path. Of lists and objects of the observation the expressions of an exchange share one, so
+// that each is read once.
+func (x *evaluation) celValue(at slotRef, raw string) ref.Val {
+	switch {
+	case raw == "":
+		return absentValue
+	case at.row || raw[0] != '[' && raw[0] != '{':
+		return celValue(raw, x)
+	}
+	v, known := x.shared[at.slot]
+	if !known {
+		if x.shared == nil {
+			x.shared = map[int]ref.Val{}
+		}
+		v = celValue(raw, x)
+		x.shared[at.slot] = v
+	}
+	return v
 }
 
 // Parent returns nil: there is no other activation.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"cel.dev/cel-go/common/types/ref"
 	"github.com/tidwall/gjson"
 )
 
@@ -45,10 +46,11 @@ func (s *scope) ref(keys []string) (slotRef, error) {
 
 // evaluation is one exchange, and one row of it, as expressions read it.
 type evaluation struct {
-	values []string // raw JSON by slot, of the observation
-	row    []string // likewise, of the row
-	cost   uint64   // what the exchange's CEL programs have cost
-	read   int      // and what they have read of lists and objects, in bytes
+	values []string        // raw JSON by slot, of the observation
+	row    []string        // likewise, of the row
+	shared map[int]ref.Val // lists and objects of the observation, by slot
+	cost   uint64          // what the exchange's CEL programs have cost
+	read   int             // and what they have read of lists and objects, in bytes
 }
 
 func (x *evaluation) at(r slotRef) string {
