@@ -2,10 +2,9 @@ package relay
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -54,8 +53,9 @@ func classify(err error) verdict {
 		// The broker validates records (schema, compacted topic without keys).
 		return reject
 	case kafka.InvalidTimestamp:
-		// The record's time is outside what the topic takes.
-		return reject
+		// A record's time is that of its sending, so that every record is refused
+		// as long as our clock, or the broker's, is wrong.
+		return blocked
 	case kafka.InvalidTopic:
 		// No topic can have this name; the record is final and keeps it.
 		return reject
@@ -90,17 +90,23 @@ func reached(err error) bool {
 	return errors.As(err, &code)
 }
 
+// isTLS reports whether the two sides do not agree on TLS. Silence is not that.
 func isTLS(err error) bool {
-	var (
-		record  tls.RecordHeaderError
-		alert   tls.AlertError
-		verify  *tls.CertificateVerificationError
-		unknown x509.UnknownAuthorityError
-		host    x509.HostnameError
-		invalid x509.CertificateInvalidError
-	)
-	return errors.As(err, &record) || errors.As(err, &alert) || errors.As(err, &verify) ||
-		errors.As(err, &unknown) || errors.As(err, &host) || errors.As(err, &invalid)
+	if _, ok := errors.AsType[*handshakeError](err); ok {
+		return !isTimeout(err)
+	}
+	return isAlert(err)
+}
+
+// isAlert reports whether the other side has ended TLS with an alert. In TLS 1.3
+// the refusal of a client certificate comes after the handshake.
+func isAlert(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error"
+}
+
+func isTimeout(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // explain says what was tried, where, what went wrong and what to do about it.
@@ -108,7 +114,12 @@ func explain(err error, topic string, s *Settings) error {
 	where := strings.Join(s.Brokers, ",")
 	is := func(target error) bool { return errors.Is(err, target) }
 	var advice string
+	_, creation := errors.AsType[*createError](err)
 	switch {
+	case creation && (is(kafka.TopicAuthorizationFailed) || is(kafka.ClusterAuthorizationFailed)):
+		advice = fmt.Sprintf("user %q may not create topic %q on %s: create it, or grant the user the ACL operation CREATE", s.User, topic, where)
+	case creation:
+		advice = fmt.Sprintf("topic %q does not exist on %s and cannot be created with the brokers' defaults: create it", topic, where)
 	case is(kafka.UnknownTopicOrPartition):
 		advice = fmt.Sprintf("topic %q does not exist on %s, or the user may not see it: create it, or set the topic in the configuration", topic, where)
 	case is(kafka.TopicAuthorizationFailed):
@@ -121,16 +132,30 @@ func explain(err error, topic string, s *Settings) error {
 		advice = fmt.Sprintf("the brokers at %s do not offer the mechanism %s: choose one of theirs", where, s.Mechanism)
 	case is(kafka.UnsupportedCompressionType), is(kafka.UnsupportedForMessageFormat), is(kafka.UnsupportedVersion):
 		advice = fmt.Sprintf("the brokers at %s are too old for compression %q or for record headers: choose another compression, or upgrade them", where, s.Compression)
+	case isAlert(err) && strings.Contains(err.Error(), "certificate"):
+		advice = fmt.Sprintf("TLS with %s does not come about: the brokers ask for a client certificate of an authority that they trust; check the client certificate and its key", where)
 	case isTLS(err):
 		advice = fmt.Sprintf("TLS with %s does not come about: check the certificate authority, the host name in the brokers' certificate, and that the port speaks TLS", where)
+	case is(kafka.InvalidTimestamp):
+		advice = fmt.Sprintf("the clock here and that of %s are further apart than topic %q takes (message.timestamp.after.max.ms, message.timestamp.before.max.ms): set the clocks right", where, topic)
 	case is(kafka.NotEnoughReplicas), is(kafka.NotEnoughReplicasAfterAppend):
 		advice = fmt.Sprintf("topic %q on %s has fewer in-sync replicas than min.insync.replicas: bring brokers back", topic, where)
 	case is(syscall.ECONNREFUSED):
 		advice = fmt.Sprintf("nobody listens at %s: check the address and that the brokers run", where)
-	case is(context.DeadlineExceeded), is(os.ErrDeadlineExceeded):
+	case isTimeout(err):
 		advice = fmt.Sprintf("%s did not answer within %s: check the network, and whether the port expects TLS", where, s.Timeout)
 	case is(protocol.ErrNoLeader), is(kafka.LeaderNotAvailable), is(kafka.NotLeaderForPartition):
 		advice = fmt.Sprintf("topic %q on %s has a partition without a reachable leader", topic, where)
+	case is(io.EOF), is(io.ErrUnexpectedEOF):
+		advice = fmt.Sprintf("%s closed the connection", where)
+		switch {
+		case s.TLS == nil && s.Mechanism == "":
+			advice += ": if it goes on, the port expects TLS or authentication"
+		case s.TLS == nil:
+			advice += ": if it goes on, the port expects TLS"
+		case s.Mechanism == "":
+			advice += ": if it goes on, the port expects authentication"
+		}
 	case isDNS(err):
 		advice = fmt.Sprintf("the address %s cannot be resolved: check the host name", where)
 	default:

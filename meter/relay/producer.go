@@ -28,6 +28,9 @@ type client struct {
 	sasl      *handshakes
 	topics    []string // sorted; what the transport keeps metadata of
 	balancer  kafka.Murmur2Balancer
+
+	mu    sync.Mutex
+	quiet time.Time // until then the brokers want no more; see throttled
 }
 
 func newClient(s Settings) *client {
@@ -43,23 +46,16 @@ func (c *client) reset() {
 	c.close()
 	mechanism, _ := c.settings.sasl() // withDefaults has looked at the error
 	c.sasl = &handshakes{Mechanism: mechanism}
-	dialer := net.Dialer{Timeout: c.settings.Timeout, KeepAlive: 30 * time.Second}
+	dialer := dialer{Dialer: net.Dialer{Timeout: c.settings.Timeout, KeepAlive: 30 * time.Second}, tls: c.settings.TLS, timeout: c.settings.Timeout}
 	c.transport = &kafka.Transport{
-		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := dialer.DialContext(ctx, network, address)
-			if err != nil {
-				return nil, err
-			}
-			return boundedConn{conn, c.settings.Timeout}, nil
-		},
+		Dial:        dialer.dial,
 		DialTimeout: c.settings.Timeout,
 		IdleTimeout: c.settings.Keepalive,
-		MetadataTTL: 30 * time.Second,
+		MetadataTTL: c.settings.metadataAge,
 		// Without names the brokers list every topic of the cluster, and leave
 		// out those we may not see, which then look as if they did not exist.
 		MetadataTopics: c.topics,
 		ClientID:       c.settings.ClientID,
-		TLS:            c.settings.TLS,
 	}
 	if mechanism != nil {
 		c.transport.SASL = c.sasl
@@ -70,20 +66,6 @@ func (c *client) close() {
 	if c.transport != nil {
 		c.transport.CloseIdleConnections()
 	}
-}
-
-// boundedConn never waits for ever: kafka-go removes the deadline before the
-// SASL exchange, so that a silent broker would hold the connection attempt.
-type boundedConn struct {
-	net.Conn
-	timeout time.Duration
-}
-
-func (c boundedConn) SetDeadline(t time.Time) error {
-	if t.IsZero() {
-		t = time.Now().Add(c.timeout)
-	}
-	return c.Conn.SetDeadline(t)
 }
 
 // message is a record on its way. Its slices must not change any more: kafka-go
@@ -156,13 +138,9 @@ func (c *client) assign(ctx context.Context, messages []message, results []error
 	var order []*partition
 	for i := range messages {
 		m := &messages[i]
-		topic, ok := layout[m.topic]
+		topic, ok := layout.topics[m.topic]
 		if !ok {
-			results[i] = kafka.UnknownTopicOrPartition
-			continue
-		}
-		if topic.ErrorCode != 0 {
-			results[i] = kafka.Error(topic.ErrorCode)
+			results[i] = cmp.Or(layout.errs[m.topic], error(kafka.UnknownTopicOrPartition))
 			continue
 		}
 		n := len(topic.Partitions)
@@ -196,8 +174,15 @@ func ids(n int) []int {
 	return list
 }
 
-// layout returns the metadata of the messages' topics.
-func (c *client) layout(ctx context.Context, messages []message) (map[string]metadata.ResponseTopic, error) {
+// layout is what the brokers say of topics: their partitions, or what is wrong
+// with them.
+type layout struct {
+	topics map[string]metadata.ResponseTopic
+	errs   map[string]error
+}
+
+// layout asks for the layout of the messages' topics.
+func (c *client) layout(ctx context.Context, messages []message) (*layout, error) {
 	var names []string
 	for i := range messages {
 		if at, found := slices.BinarySearch(names, messages[i].topic); !found {
@@ -215,10 +200,23 @@ func (c *client) layout(ctx context.Context, messages []message) (map[string]met
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.settings.Timeout)
 	defer cancel()
-	answer, err := c.transport.RoundTrip(ctx, c.addr, &metadata.Request{
-		TopicNames:             names,
-		AllowAutoTopicCreation: c.settings.AllowAutoTopicCreation,
-	})
+	l := &layout{map[string]metadata.ResponseTopic{}, map[string]error{}}
+	missing, err := c.ask(ctx, names, l)
+	if err != nil {
+		return nil, err
+	}
+	if len(missing) > 0 && c.settings.CreateTopics {
+		if c.create(ctx, missing, l.errs) {
+			_, err = c.ask(ctx, missing, l)
+		}
+	}
+	return l, err
+}
+
+// ask adds the layout of topics to l and returns the names of those that do not
+// exist.
+func (c *client) ask(ctx context.Context, names []string, l *layout) (missing []string, err error) {
+	answer, err := c.transport.RoundTrip(ctx, c.addr, &metadata.Request{TopicNames: names})
 	if err != nil {
 		return nil, fmt.Errorf("ask for metadata: %w", c.sasl.explain(err))
 	}
@@ -226,14 +224,22 @@ func (c *client) layout(ctx context.Context, messages []message) (map[string]met
 	if !ok {
 		return nil, fmt.Errorf("ask for metadata: answer is a %T", answer)
 	}
-	layout := make(map[string]metadata.ResponseTopic, len(response.Topics))
 	for _, t := range response.Topics {
-		slices.SortFunc(t.Partitions, func(a, b metadata.ResponsePartition) int {
-			return cmp.Compare(a.PartitionIndex, b.PartitionIndex)
-		})
-		layout[t.Name] = t
+		switch code := kafka.Error(t.ErrorCode); code {
+		case 0:
+			slices.SortFunc(t.Partitions, func(a, b metadata.ResponsePartition) int {
+				return cmp.Compare(a.PartitionIndex, b.PartitionIndex)
+			})
+			l.topics[t.Name] = t
+			delete(l.errs, t.Name)
+		case kafka.UnknownTopicOrPartition:
+			missing = append(missing, t.Name)
+			l.errs[t.Name] = code
+		default:
+			l.errs[t.Name] = code
+		}
 	}
-	return layout, nil
+	return missing, nil
 }
 
 // publishTo sends the shares of one broker's partitions, in as many rounds as
@@ -321,6 +327,7 @@ func (c *client) request(ctx context.Context, round []*partition, messages []mes
 	if !ok {
 		return nil, fmt.Errorf("answer to produce is a %T", answer)
 	}
+	c.hold(time.Duration(response.ThrottleTimeMs) * time.Millisecond)
 	return func(p *partition) error {
 		for _, t := range response.Topics {
 			if t.Topic != p.topic {
@@ -345,4 +352,28 @@ func brokerError(code int16, text string) error {
 	default:
 		return fmt.Errorf("%w (%s)", kafka.Error(code), text)
 	}
+}
+
+// maxThrottle bounds how long a broker can hold the relay back with one answer.
+const maxThrottle = time.Minute
+
+// hold remembers that a broker wants no request for d: the user or the client id
+// is over its quota. A broker does not read from a connection that it throttles,
+// so that a request would wait there, time out, and be executed all the same.
+func (c *client) hold(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if until := time.Now().Add(min(d, maxThrottle)); until.After(c.quiet) {
+		c.quiet = until
+	}
+}
+
+// throttled returns how long to wait before the next publish.
+func (c *client) throttled() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Until(c.quiet)
 }

@@ -30,6 +30,7 @@ type queue interface {
 // clock of synctest.
 type publisher interface {
 	publish(ctx context.Context, messages []message) []error
+	throttled() time.Duration
 	reset()
 	close()
 }
@@ -58,6 +59,8 @@ type Stats struct {
 	Rejected     int64 // records moved to the spool's rejected bucket
 	Retried      int64 // records sent again after a failure
 	Batches      int64 // taken out of the spool
+
+	Throttled time.Duration // for which the brokers have asked the relay to wait
 
 	Connected           bool      // a broker answered the last attempt
 	LastPublish         time.Time // zero: none yet
@@ -230,10 +233,21 @@ func (r *Relay) publish(ctx context.Context, current func() (publisher, Settings
 	_, s := current()
 	b := newBatch(entries, &s)
 	for failures := 0; ; {
-		p, s := current()
 		waiting, messages := b.waiting()
 		if len(waiting) == 0 {
 			break
+		}
+		p, s := current()
+		if d := p.throttled(); d > 0 {
+			began := time.Now()
+			r.pause(ctx, d)
+			r.mu.Lock()
+			r.stats.Throttled += time.Since(began)
+			r.mu.Unlock()
+			if ctx.Err() != nil {
+				break
+			}
+			continue
 		}
 		// Not ctx: cancelling does not stop kafka-go's delivery, it only hides
 		// what became of it. Timeout bounds the call.

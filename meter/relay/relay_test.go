@@ -216,13 +216,13 @@ func TestAnUnknownTopicIsReportedAndWaitedFor(t *testing.T) {
 }
 
 func TestATopicIsCreatedOnlyWhenThatIsAllowed(t *testing.T) {
-	c := newCluster(t, kfake.AllowAutoTopicCreation())
+	c := newCluster(t)
 	s := newSpool(t)
 	appendRecords(t, s, Record{Topic: "auto", Key: []byte("k"), Value: []byte("1")})
 	settings := Settings{Brokers: c.ListenAddrs(), MaxRetryDelay: 50 * time.Millisecond}
 	r := start(t, settings, s)
 	eventually(t, "failures", func() bool { return r.Stats().ConsecutiveFailures >= 3 })
-	settings.AllowAutoTopicCreation = true
+	settings.CreateTopics = true
 	if err := r.Update(settings); err != nil {
 		t.Fatal(err)
 	}

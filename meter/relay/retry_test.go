@@ -61,8 +61,9 @@ func (p *script) publish(_ context.Context, messages []message) []error {
 	return results
 }
 
-func (p *script) reset() { p.resets++ }
-func (p *script) close() {}
+func (p *script) throttled() time.Duration { return 0 }
+func (p *script) reset()                   { p.resets++ }
+func (p *script) close()                   {}
 
 // scripted runs a relay with p in the bubble of synctest until f returns.
 func scripted(t *testing.T, s Settings, q queue, p publisher, f func(*Relay)) {

@@ -51,13 +51,16 @@ type Settings struct {
 
 	// DeadLetterTopic takes poison records; "" keeps them in the spool.
 	DeadLetterTopic string
-	// AllowAutoTopicCreation lets the brokers create topics that do not exist,
-	// if they are configured to.
-	AllowAutoTopicCreation bool
+	// CreateTopics creates topics that do not exist, with the brokers' default
+	// number of partitions and replicas (Kafka 2.4 and newer). The user needs the
+	// ACL operation CREATE.
+	CreateTopics bool
 
 	// Logger receives a failure when it begins, once a minute while it lasts,
 	// and its end. nil discards. Records and credentials are never logged.
 	Logger *slog.Logger
+
+	metadataAge time.Duration // after which partitions and leaders are asked for again; for tests
 }
 
 var compressions = map[string]kafka.Compression{
@@ -73,6 +76,7 @@ func (s Settings) withDefaults() (Settings, error) {
 	setDefault(&s.MaxBatchBytes, 900_000)
 	setDefault(&s.MaxMessageBytes, 1<<20)
 	setDefault(&s.MaxRetryDelay, 30*time.Second)
+	setDefault(&s.metadataAge, 30*time.Second)
 	if s.Logger == nil {
 		s.Logger = slog.New(slog.DiscardHandler)
 	}

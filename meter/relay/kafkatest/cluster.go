@@ -251,6 +251,25 @@ func (c *Cluster) java(class string, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// JavaProduce produces records with Kafka's own producer, the one in Java, and
+// its own choice of partitions. Keys and values must have no tab and no newline.
+func (c *Cluster) JavaProduce(t testing.TB, topic string, keys, values []string) {
+	t.Helper()
+	if c.external != nil {
+		t.Skip("needs the jars of a Kafka of its own")
+	}
+	cmd := c.java("org.apache.kafka.tools.ConsoleProducer", "--bootstrap-server", strings.Join(c.addresses(Plaintext), ","), "--topic", topic,
+		"--reader-property", "parse.key=true")
+	var input strings.Builder
+	for i, key := range keys {
+		fmt.Fprintf(&input, "%s\t%s\n", key, values[i])
+	}
+	cmd.Stdin = strings.NewReader(input.String())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("produce with Java: %v\n%s", err, out)
+	}
+}
+
 // format writes a node's configuration and makes its directory of logs.
 func (c *Cluster) format(n *node) error {
 	if err := os.WriteFile(c.properties(n), c.serverProperties(n), 0o600); err != nil {
@@ -416,11 +435,14 @@ func (c *Cluster) Kill(t testing.TB, id int32) {
 	c.node(t, id).kill()
 }
 
-// Restart starts a broker that was killed and waits until it has joined.
-func (c *Cluster) Restart(t testing.TB, id int32) {
+// Restart starts brokers that were killed and waits until all of the cluster
+// have joined.
+func (c *Cluster) Restart(t testing.TB, ids ...int32) {
 	t.Helper()
-	if err := c.launch(c.node(t, id)); err != nil {
-		t.Fatal(err)
+	for _, id := range ids {
+		if err := c.launch(c.node(t, id)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := c.awaitReady(len(c.nodes)); err != nil {
 		t.Fatal(err)

@@ -76,6 +76,10 @@ func (c *Cluster) serverProperties(n *node) []byte {
 		"controller.quorum.fetch.timeout.ms":    "1000",
 		"replica.lag.time.max.ms":               "3000",
 
+		// A quota is felt soon, and its end too.
+		"quota.window.num":          "3",
+		"quota.window.size.seconds": "1",
+
 		"num.network.threads": "1",
 		"num.io.threads":      "2",
 	}

@@ -1,0 +1,275 @@
+package relay
+
+import (
+	"flag"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"kafka-metering/meter/relay/kafkatest"
+	"kafka-metering/meter/spool"
+)
+
+// fault is a row of the fault matrix: something that happens to a real Kafka
+// while a load runs through a spool and a relay.
+type fault struct {
+	t        *testing.T
+	cluster  *kafkatest.Cluster
+	spool    *spool.Spool
+	relay    *Relay
+	settings Settings
+	topic    string
+	load     *load
+}
+
+// newFault starts a load to a topic with three partitions.
+func newFault(t *testing.T, c *kafkatest.Cluster, s Settings, config ...string) *fault {
+	t.Helper()
+	f := &fault{t: t, cluster: c, spool: newSpool(t), topic: kafkatest.Topic(t)}
+	c.CreateTopic(t, f.topic, 3, config...)
+	c.Allow(t, kafkatest.User, f.topic, kmsg.ACLOperationWrite, kmsg.ACLOperationDescribe)
+	if s.Brokers == nil {
+		s.Brokers = c.Brokers(t, kafkatest.Plaintext)
+	}
+	if s.Timeout == 0 {
+		s.Timeout = 2 * time.Second
+	}
+	s.Compression, s.metadataAge = "zstd", time.Second
+	f.settings = s
+	f.load = startLoad(t, f.spool, f.topic)
+	f.relay = start(t, s, f.spool)
+	f.progress()
+	return f
+}
+
+// progress waits until the relay has published more than it had.
+func (f *fault) progress() {
+	f.t.Helper()
+	n := f.relay.Stats().Published + 500
+	eventually(f.t, "progress", func() bool { return f.relay.Stats().Published >= n || f.t.Failed() })
+}
+
+// fails waits until the relay has failed a few times in a row and gives advice.
+func (f *fault) fails(advice ...string) {
+	f.t.Helper()
+	eventually(f.t, fmt.Sprintf("failures with %q", advice), func() bool {
+		st := f.relay.Stats()
+		text := fmt.Sprint(st.LastError)
+		return st.ConsecutiveFailures >= 3 && !slices.ContainsFunc(advice, func(part string) bool { return !strings.Contains(text, part) })
+	})
+}
+
+// pause ends the load and waits until everything is published.
+func (f *fault) pause() {
+	f.t.Helper()
+	f.load.end()
+	drained(f.t, f.relay, f.spool)
+}
+
+// finish checks the sums and the topic.
+func (f *fault) finish() (again int) {
+	f.t.Helper()
+	return f.load.finish(f.cluster, f.relay)
+}
+
+func TestRealKafkaWithoutTheTopic(t *testing.T) {
+	c := kafkatest.Shared(t)
+	s, topic := newSpool(t), kafkatest.Topic(t)
+	l := startLoad(t, s, topic)
+	settings := Settings{Brokers: c.Brokers(t, kafkatest.Plaintext)}
+	r := start(t, settings, s)
+	eventually(t, "failures", func() bool { return r.Stats().ConsecutiveFailures >= 3 })
+	contains(t, r.Stats().LastError, `topic "`+topic+`" does not exist`, "create it")
+	settings.CreateTopics = true
+	if err := r.Update(settings); err != nil {
+		t.Fatal(err)
+	}
+	l.await(100)
+	if again := l.finish(c, r); again > 0 {
+		t.Errorf("%d records came again", again)
+	}
+}
+
+func TestRealKafkaDeniesTheCreationOfATopic(t *testing.T) {
+	c := kafkatest.Shared(t)
+	s, topic := newSpool(t), kafkatest.Topic(t)
+	appendRecords(t, s, loadRecord(topic, 0, 0, 0))
+	c.Allow(t, kafkatest.User, topic, kmsg.ACLOperationDescribe)
+	r := start(t, Settings{
+		Brokers: c.Brokers(t, kafkatest.SASLPlaintext), Mechanism: "PLAIN", User: kafkatest.User, Password: kafkatest.UserPassword, CreateTopics: true,
+	}, s)
+	eventually(t, "failures", func() bool { return r.Stats().ConsecutiveFailures >= 2 })
+	contains(t, r.Stats().LastError, `user "kong" may not create topic "`+topic, "CREATE")
+}
+
+// TestRealKafkaRefusesPoison mixes records that the topic never takes into the
+// load.
+func TestRealKafkaRefusesPoison(t *testing.T) {
+	for _, test := range []struct {
+		name            string
+		deadLetterTopic bool
+	}{{"to the dead-letter topic", true}, {"to the spool's rejected bucket", false}} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			c := kafkatest.Shared(t)
+			var settings Settings
+			if test.deadLetterTopic {
+				settings.DeadLetterTopic = kafkatest.Topic(t) + "-dead"
+				c.CreateTopic(t, settings.DeadLetterTopic, 1)
+			}
+			f := newFault(t, c, settings, "max.message.bytes", "20000", "compression.type", "uncompressed")
+			f.settings.Compression = "none"
+			if err := f.relay.Update(f.settings); err != nil {
+				t.Fatal(err)
+			}
+			elsewhere := map[string]bool{}
+			for i := range 10 {
+				poison := loadRecord(f.topic, 99, i, 30_000)
+				appendRecords(t, f.spool, poison)
+				id := string(poison.Headers[0].Value)
+				f.load.mu.Lock()
+				f.load.taken[id], elsewhere[id] = poison.Value, true
+				f.load.mu.Unlock()
+				f.progress()
+			}
+			f.load.end()
+			st := drained(t, f.relay, f.spool)
+			if again := f.load.check(c.Consume(t, f.topic), elsewhere); again > 0 {
+				t.Errorf("%d records came again", again)
+			}
+			found := 0
+			if test.deadLetterTopic {
+				for _, r := range c.Consume(t, settings.DeadLetterTopic) {
+					if elsewhere[header(r, "ce_id")] && strings.Contains(header(r, deadLetterReason), "Message Size Too Large") {
+						found++
+					}
+				}
+			} else {
+				for rejected, err := range f.spool.Rejected() {
+					if r, parseErr := ParseRecord(rejected.Record); err != nil || parseErr != nil || !elsewhere[string(r.Headers[0].Value)] {
+						t.Error(err, parseErr, rejected.Reason)
+					}
+					found++
+				}
+			}
+			if found != 10 || st.DeadLettered+st.Rejected != 10 {
+				t.Errorf("%d of 10 poison records were found: %+v", found, st)
+			}
+		})
+	}
+}
+
+func TestRealKafkaTopicDeletedAndCreatedAgain(t *testing.T) {
+	t.Parallel()
+	f := newFault(t, kafkatest.Shared(t), Settings{})
+	f.pause()
+	before := f.cluster.Consume(t, f.topic)
+	if again := f.load.check(before, nil); again > 0 {
+		t.Errorf("%d records came again", again)
+	}
+	f.cluster.DeleteTopic(t, f.topic)
+	l := startLoad(t, f.spool, f.topic)
+	f.fails("does not exist")
+	f.cluster.CreateTopic(t, f.topic, 5)
+	published := f.relay.Stats().Published
+	f.progress()
+	l.end()
+	st := drained(t, f.relay, f.spool)
+	after := f.cluster.Consume(t, f.topic)
+	again := l.check(after, nil)
+	if int(st.Published-published)+again != len(after) || len(before) != int(published) {
+		t.Errorf("%d, then %d records are on the topic, %d of them again: %+v", len(before), len(after), again, st)
+	}
+}
+
+func TestRealKafkaPartitionsAdded(t *testing.T) {
+	t.Parallel()
+	f := newFault(t, kafkatest.Shared(t), Settings{})
+	f.cluster.AddPartitions(t, f.topic, 7)
+	eventually(t, "records in the new partitions", func() bool {
+		f.progress()
+		for _, r := range f.cluster.Consume(t, f.topic) {
+			if r.Partition >= 3 {
+				return true
+			}
+		}
+		return false
+	})
+	if again := f.finish(); again > 0 {
+		t.Errorf("%d records came again", again)
+	}
+}
+
+func TestRealKafkaPermissionRevokedAndGrantedAgain(t *testing.T) {
+	t.Parallel()
+	c := kafkatest.Shared(t)
+	f := newFault(t, c, Settings{
+		Brokers: c.Brokers(t, kafkatest.SASLPlaintext), Mechanism: "SCRAM-SHA-512", User: kafkatest.User, Password: kafkatest.UserPassword,
+		DeadLetterTopic: "not-this",
+	})
+	c.Revoke(t, kafkatest.User, f.topic)
+	c.Allow(t, kafkatest.User, f.topic, kmsg.ACLOperationDescribe)
+	f.fails(`user "kong" may not write to topic "`+f.topic, "WRITE")
+	c.Revoke(t, kafkatest.User, f.topic)
+	f.fails(`user "kong" may not write to topic "`+f.topic, "DESCRIBE")
+	c.Allow(t, kafkatest.User, f.topic, kmsg.ACLOperationWrite, kmsg.ACLOperationDescribe)
+	f.progress()
+	f.finish()
+}
+
+func TestRealKafkaThrottles(t *testing.T) {
+	t.Parallel()
+	c := kafkatest.Shared(t)
+	client := kafkatest.Topic(t)
+	c.SetQuota(t, client, 20_000)
+	// The brokers hold a client back for longer than a request may take.
+	f := newFault(t, c, Settings{ClientID: client, Timeout: 500 * time.Millisecond})
+	eventually(t, "throttling", func() bool { return f.relay.Stats().Throttled > time.Second })
+	c.SetQuota(t, client, 0)
+	if again := f.finish(); again > 0 {
+		t.Errorf("%d records came again", again)
+	}
+	if err := f.relay.Stats().LastError; err != nil {
+		t.Errorf("throttling is no failure: %v", err)
+	}
+}
+
+// outage is how long the brokers are away in TestRealKafkaIsKilledAndHangs.
+var outage = flag.Duration("outage", time.Second, "how long brokers that were killed stay away")
+
+// TestRealKafkaIsKilledAndHangs takes the only broker away, with and without an
+// end of its connections. It is not parallel: the others share the broker.
+func TestRealKafkaIsKilledAndHangs(t *testing.T) {
+	c := kafkatest.Shared(t)
+	f := newFault(t, c, Settings{Timeout: time.Second})
+	c.Kill(t, 1)
+	f.fails("nobody listens")
+	sleep(t.Context(), *outage)
+	c.Restart(t, 1)
+	f.progress()
+
+	c.Pause(t, 1)
+	f.fails("did not answer within 1s")
+	c.Resume(t, 1)
+	f.progress()
+	f.finish()
+}
+
+// TestRealKafkaLosesALeader kills a leader in a cluster of three whose topics
+// want two replicas in sync, and brings it back.
+func TestRealKafkaLosesALeader(t *testing.T) {
+	c := kafkatest.Start(t, kafkatest.Options{Brokers: 3})
+	f := newFault(t, c, Settings{Timeout: time.Second})
+	leader := c.Leader(t, f.topic, 0)
+	c.Kill(t, leader)
+	sleep(t.Context(), *outage)
+	f.progress()
+	c.Restart(t, leader)
+	c.AwaitInSync(t, f.topic, 3)
+	f.progress()
+	f.finish()
+}
