@@ -1,6 +1,10 @@
 package meter
 
-import "cel.dev/cel-go/common/types"
+import (
+	"slices"
+
+	"cel.dev/cel-go/common/types"
+)
 
 // Kind is what kind of JSON value a member of an event's data holds.
 type Kind string
@@ -31,12 +35,24 @@ func (p *Program) Members() []Member {
 			m := &t.members[i]
 			out := Member{EventType: t.name, Name: m.key, Expression: m.source, Kind: m.kind()}
 			if m.value {
-				out.Aggregation, out.Always = m.agg, len(t.meters) == 1
+				out.Aggregation, out.Always = m.agg, t.everyEventHas(m)
 			}
 			all = append(all, out)
 		}
 	}
 	return all
+}
+
+// everyEventHas reports whether every event of the type has a value: it is that of the only meter, or the constant of one that
+// applies whenever another one does.
+func (t *eventType) everyEventHas(m *member) bool {
+	if len(t.meters) == 1 {
+		return true
+	}
+	return m.one && slices.ContainsFunc(m.owners, func(owner int) bool {
+		filter := t.meters[owner].declared.Filter
+		return filter == "" || !slices.ContainsFunc(t.meters, func(o compiledMeter) bool { return o.declared.Filter != filter })
+	})
 }
 
 func (m *member) kind() Kind {

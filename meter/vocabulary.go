@@ -54,7 +54,7 @@ func pathKind(source string) Kind {
 	}
 	last := keys[len(keys)-1]
 	switch {
-	case keys[0] == "llm" && (strings.HasSuffix(last, "_tokens") || slices.Contains(amountNames[:], last)):
+	case keys[0] == "llm" && (slices.Contains(quantityNames[:], last) || slices.Contains(amountNames[:], last)):
 		return KindNumber
 	case len(keys) == 2 && keys[0] == "llm" && last == "stream":
 		return KindBoolean

@@ -8,6 +8,8 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +17,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"kafka-metering/meter"
+	"kafka-metering/schema"
 )
 
 const exportAbout = `Makes the set-up of consumers from the plugin's configuration, so that nothing is typed twice.
@@ -24,15 +27,31 @@ const exportAbout = `Makes the set-up of consumers from the plugin's configurati
   kafka-metering export asyncapi kong.yml > asyncapi.yaml    the topic and its events as AsyncAPI 3.0
   kafka-metering export jsonschema kong.yml > events.json    a JSON Schema of the very events that are published
 
-The file is a kong.yml or decK file, or the plugin's config alone.`
+The file is a kong.yml or decK file, KongPlugin manifests of the Kong Ingress Controller, or the plugin's config alone. Where it
+has the plugin in several places, the result is for all of them. What a consumer cannot do is said on standard error.`
 
 // exported is what the configurations of a file say together.
 type exported struct {
-	file    string
-	meters  []meter.Meter  // each slug once
-	members []meter.Member // each event type and name once
-	topics  []string
-	brokers []string
+	file     string
+	meters   []meter.Meter  // each slug once, by event type and slug
+	members  []meter.Member // each event type and name once
+	channels []channel
+	brokers  []string
+	login    login
+	warns    []error
+}
+
+// channel is a topic with how events become its records.
+type channel struct {
+	topic              string
+	structured, binary bool
+	types              []string // of the meters' events
+}
+
+// login is how to get to the brokers. It holds no secret.
+type login struct {
+	tls, verify bool
+	mechanism   string // of SASL; empty for none
 }
 
 // runExport runs the command export.
@@ -42,34 +61,21 @@ func runExport(args []string, out, errs io.Writer, host Host) error {
 	if err := parseFiles(flags, args, exportAbout, out); err != nil {
 		return err
 	}
-	if flags.NArg() != 2 {
+	documents := map[string]func(*exported) ([]byte, error){
+		"openmeter": (*exported).openMeter, "collector": (*exported).collector, "asyncapi": (*exported).asyncAPI, "jsonschema": (*exported).jsonSchema,
+	}
+	produce, known := documents[flags.Arg(0)]
+	if flags.NArg() != 2 || !known {
 		fmt.Fprintln(errs, exportAbout)
 		return errUsage
 	}
-	x, warns, err := newExported(host, flags.Arg(1))
+	x, err := newExported(host, flags.Arg(1))
 	if err != nil {
 		return err
 	}
-	for _, warning := range warns {
+	document, err := produce(x)
+	for _, warning := range x.warns {
 		fmt.Fprintf(errs, "kafka-metering export: %v\n", warning)
-	}
-	var document []byte
-	switch what := flags.Arg(0); what {
-	case "openmeter":
-		document, err = x.openMeter()
-	case "collector":
-		document, err = x.collector()
-	case "asyncapi":
-		document, err = x.asyncAPI()
-	case "jsonschema":
-		var b bytes.Buffer
-		encoder := json.NewEncoder(&b)
-		encoder.SetEscapeHTML(false)
-		encoder.SetIndent("", "  ")
-		err = encoder.Encode(x.jsonSchema())
-		document = b.Bytes()
-	default:
-		return fmt.Errorf("%q: must be openmeter, collector, asyncapi or jsonschema", what)
 	}
 	if err != nil {
 		return err
@@ -78,130 +84,132 @@ func runExport(args []string, out, errs io.Writer, host Host) error {
 	return err
 }
 
-func newExported(host Host, path string) (*exported, []error, error) {
+func (x *exported) warn(format string, args ...any) {
+	x.warns = append(x.warns, fmt.Errorf(format, args...))
+}
+
+func newExported(host Host, path string) (*exported, error) {
 	all, err := newEvaluators(host, path)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	x := &exported{file: path}
-	warns := all.warns
+	x := &exported{file: path, warns: all.warns}
+	always := map[string]int{} // by event type and name: in how many configurations every event has it
+	types := map[string]int{}  // by event type: how many configurations have it
 	for i, e := range all.made {
 		for _, m := range e.Program().Declared() {
-			at := slices.IndexFunc(x.meters, func(o meter.Meter) bool { return o.Slug == m.Slug })
-			if at < 0 {
-				x.meters = append(x.meters, m)
-			} else if other := x.meters[at]; other.EventType != m.EventType || other.Aggregation != m.Aggregation || other.ValueProperty != m.ValueProperty {
-				warns = append(warns, fmt.Errorf("%s: meter %q is another one than elsewhere in this file; the first is taken", &all.uses[i], m.Slug))
-			}
+			x.addMeter(m, &all.uses[i])
 		}
+		seen := map[string]bool{}
 		for _, m := range e.Program().Members() {
 			at := slices.IndexFunc(x.members, func(o meter.Member) bool { return o.EventType == m.EventType && o.Name == m.Name })
 			switch {
 			case at < 0:
-				m.Always = m.Always && len(all.made) == 1
 				x.members = append(x.members, m)
 			case x.members[at].Kind != m.Kind:
 				x.members[at].Kind = meter.KindAny
 			}
-		}
-		config := all.uses[i].config
-		topic, _ := config["topic"].(string)
-		if topic = cmp.Or(topic, "kong.metering"); !slices.Contains(x.topics, topic) {
-			x.topics = append(x.topics, topic)
-		}
-		brokers, _ := config["bootstrap_servers"].([]any)
-		for _, b := range brokers {
-			if record, ok := b.(map[string]any); ok {
-				host, _ := record["host"].(string)
-				port, _ := record["port"].(int)
-				if address := host + ":" + strconv.Itoa(cmp.Or(port, 9092)); host != "" && !slices.Contains(x.brokers, address) {
-					x.brokers = append(x.brokers, address)
-				}
+			if m.Always {
+				always[m.EventType+"\x00"+m.Name]++
+			}
+			if !seen[m.EventType] {
+				seen[m.EventType] = true
+				types[m.EventType]++
 			}
 		}
+		x.addConnection(all.uses[i].config, slices.Collect(maps.Keys(seen)))
 	}
 	if len(x.meters) == 0 {
-		return nil, warns, errors.New("no meter is on in " + path)
+		return nil, errors.New("no meter is on in " + path)
 	}
-	slices.SortFunc(x.meters, func(a, b meter.Meter) int {
-		return strings.Compare(a.EventType+"\x00"+a.Slug, b.EventType+"\x00"+b.Slug)
+	for i := range x.members {
+		m := &x.members[i]
+		m.Always = always[m.EventType+"\x00"+m.Name] == types[m.EventType]
+	}
+	slices.SortFunc(x.members, func(a, b meter.Member) int {
+		return cmp.Or(strings.Compare(a.EventType, b.EventType), strings.Compare(a.Name, b.Name))
 	})
-	return x, warns, nil
+	slices.SortFunc(x.meters, func(a, b meter.Meter) int {
+		return cmp.Or(strings.Compare(a.EventType, b.EventType), strings.Compare(a.Slug, b.Slug))
+	})
+	return x, nil
 }
 
-// openMeterMeter is a meter as OpenMeter's configuration declares it (openmeter.io/docs, "Creating meters").
-type openMeterMeter struct {
-	Slug          string            `yaml:"slug"`
-	Description   string            `yaml:"description"`
-	EventType     string            `yaml:"eventType"`
-	Aggregation   string            `yaml:"aggregation"`
-	ValueProperty string            `yaml:"valueProperty,omitempty"`
-	GroupBy       map[string]string `yaml:"groupBy,omitempty"`
-}
-
-// openMeter returns OpenMeter's meter definitions. What is measured for each exchange, and each exchange's own, is no
-// dimension there.
-func (x *exported) openMeter() ([]byte, error) {
-	var document struct {
-		Meters []openMeterMeter `yaml:"meters"`
+// addMeter adds a meter of a configuration. One that several configurations have gets the dimensions of all of them.
+func (x *exported) addMeter(m meter.Meter, u *pluginUse) {
+	at := slices.IndexFunc(x.meters, func(o meter.Meter) bool { return o.Slug == m.Slug })
+	if at < 0 {
+		m.GroupBy = maps.Clone(m.GroupBy)
+		x.meters = append(x.meters, m)
+		return
 	}
-	for _, m := range x.meters {
-		out := openMeterMeter{Slug: m.Slug, Description: inWords(&m), EventType: m.EventType, Aggregation: string(m.Aggregation), GroupBy: map[string]string{}}
-		if m.Aggregation != meter.Count {
-			out.ValueProperty = "$." + cmp.Or(m.ValueProperty, meter.DefaultValueProperty)
+	first := &x.meters[at]
+	if first.EventType != m.EventType || first.Aggregation != m.Aggregation || first.ValueProperty != m.ValueProperty {
+		x.warn("%s: meter %q is another one than elsewhere in this file; the first is taken", u, m.Slug)
+		return
+	}
+	if first.GroupBy == nil {
+		first.GroupBy = map[string]string{}
+	}
+	for name, expression := range m.GroupBy {
+		if _, has := first.GroupBy[name]; !has {
+			first.GroupBy[name] = expression
 		}
-		for _, member := range x.members {
-			_, dimension := m.GroupBy[member.Name]
-			attribute := member.EventType == m.EventType && member.Aggregation == "" && member.Expression == ""
-			if (dimension || attribute) && !meter.Measured(m.GroupBy[member.Name]) {
-				out.GroupBy[member.Name] = "$." + member.Name
-			}
+	}
+}
+
+// addConnection adds where a configuration publishes its event types to. Kong completes a configuration, and so does this.
+func (x *exported) addConnection(config map[string]any, types []string) {
+	complete, _ := schema.Config().Validate(config)
+	record := func(name string) map[string]any {
+		r, _ := complete[name].(map[string]any)
+		return r
+	}
+	topic, _ := complete["topic"].(string)
+	if topic == "" {
+		topic = "kong.metering"
+	}
+	at := slices.IndexFunc(x.channels, func(c channel) bool { return c.topic == topic })
+	if at < 0 {
+		at = len(x.channels)
+		x.channels = append(x.channels, channel{topic: topic})
+	}
+	x.channels[at].types = append(x.channels[at].types, types...)
+	if complete["format"] == "cloudevents_binary" {
+		x.channels[at].binary = true
+	} else {
+		x.channels[at].structured = true
+	}
+	brokers, _ := complete["bootstrap_servers"].([]any)
+	for _, b := range brokers {
+		server, _ := b.(map[string]any)
+		host, _ := server["host"].(string)
+		port, _ := server["port"].(int64)
+		if address := net.JoinHostPort(host, strconv.FormatInt(port, 10)); host != "" && !slices.Contains(x.brokers, address) {
+			x.brokers = append(x.brokers, address)
 		}
-		document.Meters = append(document.Meters, out)
 	}
-	return withComment(document, "OpenMeter meter definitions of "+x.file+", made by kafka-metering export openmeter.\n"+
-		"Bill from kong_ai_token_usage or from the values of kong_ai_calls, never from both.")
+	if tls, _ := record("security")["ssl"].(bool); tls {
+		verify, _ := record("security")["ssl_verify"].(bool)
+		x.login.tls, x.login.verify = true, verify
+	}
+	if mechanism, _ := record("authentication")["mechanism"].(string); mechanism != "" {
+		x.login.mechanism = mechanism
+	}
 }
 
-func inWords(m *meter.Meter) string {
-	what := "Number of exchanges"
-	if m.Value != "" {
-		what = strings.Join(strings.Fields(m.Value), " ")
+// topics returns the names of the topics.
+func (x *exported) topics() []string {
+	var all []string
+	for _, c := range x.channels {
+		all = append(all, c.topic)
 	}
-	if m.Filter != "" {
-		what += " where " + strings.Join(strings.Fields(m.Filter), " ")
-	}
-	if m.ForEach != "" {
-		what += ", for each of " + strings.Join(strings.Fields(m.ForEach), " ")
-	}
-	return what
+	return all
 }
 
-// collector returns a configuration of OpenMeter's collector (Redpanda Connect): from the topic to OpenMeter's API.
-func (x *exported) collector() ([]byte, error) {
-	brokers := x.brokers
-	if len(brokers) == 0 {
-		brokers = []string{"${KAFKA_BROKERS}"}
-	}
-	document := map[string]any{
-		"input": map[string]any{"kafka_franz": map[string]any{
-			"seed_brokers": brokers, "topics": x.topics, "consumer_group": "openmeter-collector", "start_from_oldest": true,
-		}},
-		"pipeline": map[string]any{"processors": []any{map[string]any{
-			// Events about the metering itself are nobody's usage.
-			"mapping": `root = if this.type.has_prefix("kong.metering_") { deleted() }`,
-		}}},
-		"output": map[string]any{"http_client": map[string]any{
-			"url": "${OPENMETER_URL:https://openmeter.cloud}/api/v1/events", "verb": "POST",
-			"headers":       map[string]any{"Authorization": "Bearer ${OPENMETER_TOKEN}", "Content-Type": "application/cloudevents-batch+json"},
-			"timeout":       "30s",
-			"max_in_flight": 1,
-			"batching":      map[string]any{"count": 100, "period": "1s", "processors": []any{map[string]any{"archive": map[string]any{"format": "json_array"}}}},
-		}},
-	}
-	return withComment(document, "OpenMeter's collector for "+x.file+", made by kafka-metering export collector. What OpenMeter does not take is\n"+
-		"sent again, and not acknowledged to Kafka: watch the consumer group's lag. OpenMeter counts an event once, by source and id.\n"+
-		"TLS and SASL, if Kafka asks for them, go into input.kafka_franz.")
+// binary reports whether there are topics whose records hold data alone.
+func (x *exported) binary() bool {
+	return slices.ContainsFunc(x.channels, func(c channel) bool { return c.binary })
 }
 
 // withComment returns a document as YAML under a comment.
@@ -216,4 +224,14 @@ func withComment(document any, comment string) ([]byte, error) {
 		return nil, err
 	}
 	return b.Bytes(), encoder.Close()
+}
+
+// asJSON returns a document as JSON for eyes.
+func asJSON(document any) ([]byte, error) {
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	err := encoder.Encode(document)
+	return b.Bytes(), err
 }

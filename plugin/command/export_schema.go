@@ -2,7 +2,6 @@ package command
 
 import (
 	"encoding/json"
-	"maps"
 	"slices"
 	"strings"
 
@@ -10,27 +9,39 @@ import (
 	"kafka-metering/schema"
 )
 
-// jsonSchema returns a JSON Schema (2020-12) of the events, in structured mode, that the configuration publishes.
-func (x *exported) jsonSchema() map[string]any {
-	envelope := x.known(schema.EventSchema)
+// jsonSchema returns a JSON Schema (2020-12) of the events that the configuration publishes: of the records' values. In binary
+// mode these are data alone.
+func (x *exported) jsonSchema() ([]byte, error) {
+	envelope := known(schema.EventSchema)
 	delete(envelope, "allOf") // of the types that the configuration may not have
 	types := x.types()
 	envelope["properties"].(map[string]any)["type"] = map[string]any{"type": "string", "enum": types, "description": "The event type, which fixes the members of data."}
-	definitions, cases := map[string]any{"event": envelope}, []any{}
+	definitions, cases, values := map[string]any{"event": envelope}, []any{}, []any{}
 	for _, name := range types {
 		definitions[name] = x.data(name)
 		cases = append(cases, map[string]any{
 			"if":   map[string]any{"properties": map[string]any{"type": map[string]any{"const": name}}},
 			"then": map[string]any{"properties": map[string]any{"data": map[string]any{"$ref": "#/$defs/" + name}}},
 		})
+		values = append(values, map[string]any{"$ref": "#/$defs/" + name})
 	}
 	envelope["allOf"] = cases
-	return map[string]any{
+	document := map[string]any{
 		"$schema": "https://json-schema.org/draft/2020-12/schema",
 		"title":   "Events of " + x.file,
-		"$ref":    "#/$defs/event",
 		"$defs":   definitions,
 	}
+	if x.binary() {
+		structured := slices.ContainsFunc(x.channels, func(c channel) bool { return c.structured })
+		if structured {
+			values = append(values, map[string]any{"$ref": "#/$defs/event"})
+		}
+		document["anyOf"] = values
+		document["description"] = "Records in CloudEvents' binary mode hold data alone; the header ce_type says which."
+	} else {
+		document["$ref"] = "#/$defs/event"
+	}
+	return asJSON(document)
 }
 
 // types returns the event types, those about the metering itself included.
@@ -39,6 +50,12 @@ func (x *exported) types() []string {
 	for _, m := range x.members {
 		all = append(all, m.EventType)
 	}
+	return withOwnTypes(all)
+}
+
+// withOwnTypes returns event types, each once, with those about the metering itself.
+func withOwnTypes(types []string) []string {
+	all := slices.Clone(types)
 	for urn := range schema.EventSchemas() {
 		name := strings.TrimSuffix(strings.TrimPrefix(urn, "urn:kafka-metering:schema:"), ":1")
 		if strings.HasPrefix(name, "kong.metering_") {
@@ -50,7 +67,7 @@ func (x *exported) types() []string {
 }
 
 // known returns one of the project's own schemas, as part of another one.
-func (x *exported) known(urn string) map[string]any {
+func known(urn string) map[string]any {
 	var document map[string]any
 	if err := json.Unmarshal(schema.EventSchemas()[urn], &document); err != nil {
 		panic("bug: " + err.Error())
@@ -69,7 +86,7 @@ func (x *exported) data(eventType string) map[string]any {
 	}
 	own := false
 	if urn := schema.DataSchema(eventType); strings.Contains(urn, ":"+eventType+":") {
-		document, own = x.known(urn), true
+		document, own = known(urn), true
 	}
 	properties, required := document["properties"].(map[string]any), []string{}
 	for i := range x.members {
@@ -111,45 +128,4 @@ func memberSchema(m *meter.Member) map[string]any {
 		s["description"] = "A configured attribute."
 	}
 	return s
-}
-
-// asyncAPI returns the topics and their events as an AsyncAPI 3.0 document.
-func (x *exported) asyncAPI() ([]byte, error) {
-	messages, schemas := map[string]any{}, map[string]any{}
-	refs := map[string]any{}
-	for _, name := range x.types() {
-		schemas[name] = x.data(name)
-		payload := x.known(schema.EventSchema)
-		delete(payload, "allOf")
-		properties := payload["properties"].(map[string]any)
-		properties["type"] = map[string]any{"type": "string", "const": name}
-		properties["data"] = map[string]any{"$ref": "#/components/schemas/" + name}
-		messages[name] = map[string]any{
-			"name": name, "title": "Data of " + name, "contentType": "application/cloudevents+json", "payload": payload,
-			"bindings": map[string]any{"kafka": map[string]any{"key": map[string]any{"type": "string", "description": "The subject: who is billed."}}},
-		}
-		refs[name] = map[string]any{"$ref": "#/components/messages/" + name}
-	}
-	channels, operations := map[string]any{}, map[string]any{}
-	for _, topic := range x.topics {
-		channels[topic] = map[string]any{"address": topic, "messages": maps.Clone(refs), "bindings": map[string]any{"kafka": map[string]any{"topic": topic}}}
-		operations["publish-"+topic] = map[string]any{"action": "send", "channel": map[string]any{"$ref": "#/channels/" + topic}}
-	}
-	document := map[string]any{
-		"asyncapi": "3.0.0",
-		"info": map[string]any{
-			"title": "Metering events of " + x.file, "version": "1",
-			"description": "CloudEvents 1.0 in structured mode, at least once: count an event once by source and id.",
-		},
-		"channels": channels, "operations": operations,
-		"components": map[string]any{"messages": messages, "schemas": schemas},
-	}
-	if len(x.brokers) > 0 {
-		servers := map[string]any{}
-		for _, broker := range x.brokers {
-			servers[strings.NewReplacer(":", "-", ".", "-").Replace(broker)] = map[string]any{"host": broker, "protocol": "kafka"}
-		}
-		document["servers"] = servers
-	}
-	return withComment(document, "The events of "+x.file+", made by kafka-metering export asyncapi.")
 }

@@ -1,9 +1,14 @@
 package command
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"os"
+	"regexp"
 	"strings"
 
 	"github.com/tidwall/gjson"
@@ -13,15 +18,15 @@ import (
 // pluginUse is one entry of the plugin in a declarative configuration, with what it is enabled on: names or ids, empty
 // where it is enabled for all.
 type pluginUse struct {
-	route, service, consumer string
-	line                     int
-	config                   map[string]any
+	route, service, consumer, group string
+	line                            int
+	config                          map[string]any
 }
 
 // String says where the plugin is enabled.
 func (u *pluginUse) String() string {
 	var on []string
-	for _, p := range []struct{ kind, name string }{{"route", u.route}, {"service", u.service}, {"consumer", u.consumer}} {
+	for _, p := range []struct{ kind, name string }{{"route", u.route}, {"service", u.service}, {"consumer", u.consumer}, {"consumer group", u.group}} {
 		if p.name != "" {
 			on = append(on, p.kind+" "+p.name)
 		}
@@ -45,9 +50,11 @@ type kongPlug struct {
 	Name     string         `yaml:"name"`
 	Enabled  *bool          `yaml:"enabled"`
 	Config   map[string]any `yaml:"config"`
+	Shared   string         `yaml:"_config"` // decK's: a name in _plugin_configs
 	Route    any            `yaml:"route"`
 	Service  any            `yaml:"service"`
 	Consumer any            `yaml:"consumer"`
+	Group    any            `yaml:"consumer_group"`
 	line     int
 }
 
@@ -74,8 +81,8 @@ func refName(ref any) string {
 	return s
 }
 
-// readKongFile returns the uses of the plugin in a kong.yml or decK file, or the one that a file with the plugin's
-// configuration alone is.
+// readKongFile returns the uses of the plugin in a kong.yml or decK file, in manifests of the Kong Ingress Controller, or
+// the one that a file with the plugin's configuration alone is.
 func readKongFile(path string) ([]pluginUse, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -93,26 +100,82 @@ func readKongFile(path string) ([]pluginUse, error) {
 
 // parseKongFile is readKongFile of what is read.
 func parseKongFile(raw []byte) ([]pluginUse, error) {
+	decoder := yaml.NewDecoder(bytes.NewReader(withEnvironment(raw)))
+	var uses []pluginUse
+	for {
+		var document yaml.Node
+		err := decoder.Decode(&document)
+		if errors.Is(err, io.EOF) {
+			return uses, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		found, err := documentUses(&document)
+		if err != nil {
+			return nil, err
+		}
+		uses = append(uses, found...)
+	}
+}
+
+// deckVariable is how decK is told to put in the value of an environment variable.
+var deckVariable = regexp.MustCompile(`\$\{\{\s*env\s+"(DECK_\w+)"\s*(\|\s*to(Bool|Int|Float)\s*)?\}\}`)
+
+// withEnvironment puts the values of environment variables in as decK does; those that are not set stay as they are written.
+func withEnvironment(raw []byte) []byte {
+	return deckVariable.ReplaceAllFunc(raw, func(written []byte) []byte {
+		if value, ok := os.LookupEnv(string(deckVariable.FindSubmatch(written)[1])); ok {
+			return []byte(value)
+		}
+		return written
+	})
+}
+
+// documentUses returns the uses of the plugin in one document.
+func documentUses(document *yaml.Node) ([]pluginUse, error) {
+	var manifest struct {
+		Kind     string         `yaml:"kind"`
+		Plugin   string         `yaml:"plugin"`
+		Disabled bool           `yaml:"disabled"`
+		Config   map[string]any `yaml:"config"`
+	}
+	if len(document.Content) == 0 || document.Content[0].Tag == "!!null" {
+		return nil, nil
+	}
+	if err := document.Decode(&manifest); err != nil {
+		return nil, err
+	}
+	switch {
+	case manifest.Kind == "":
+	case (manifest.Kind == "KongPlugin" || manifest.Kind == "KongClusterPlugin") && manifest.Plugin == pluginName && !manifest.Disabled:
+		return []pluginUse{{line: document.Content[0].Line, config: manifest.Config}}, nil
+	default: // of something else
+		return nil, nil
+	}
 	var file struct {
 		FormatVersion string `yaml:"_format_version"`
 		kongNode      `yaml:",inline"`
-		Services      []kongNode `yaml:"services"`
-		Consumers     []kongNode `yaml:"consumers"`
+		Services      []kongNode                `yaml:"services"`
+		Consumers     []kongNode                `yaml:"consumers"`
+		Groups        []kongNode                `yaml:"consumer_groups"`
+		Shared        map[string]map[string]any `yaml:"_plugin_configs"`
 	}
-	if err := yaml.Unmarshal(raw, &file); err != nil {
+	if err := document.Decode(&file); err != nil {
 		return nil, err
 	}
-	if file.FormatVersion == "" {
+	if file.FormatVersion == "" && file.Shared == nil {
 		var config map[string]any
-		if err := yaml.Unmarshal(raw, &config); err != nil {
+		if err := document.Decode(&config); err != nil {
 			return nil, err
 		}
-		if inner, ok := config["config"].(map[string]any); ok {
-			config = inner
+		if manifest.Config != nil {
+			config = manifest.Config
 		}
 		return []pluginUse{{line: 1, config: config}}, nil
 	}
 	var uses []pluginUse
+	var wrong error
 	add := func(plugins []kongPlug, on pluginUse) {
 		for _, p := range plugins {
 			if p.Name != pluginName || p.Enabled != nil && !*p.Enabled {
@@ -120,10 +183,19 @@ func parseKongFile(raw []byte) ([]pluginUse, error) {
 			}
 			use := on
 			use.line, use.config = p.line, p.Config
+			if p.Shared != "" { // what the entry gives itself wins
+				shared, ok := file.Shared[p.Shared]
+				if !ok {
+					wrong = fmt.Errorf("line %d: _plugin_configs has no %q", p.line, p.Shared)
+				}
+				use.config = map[string]any{}
+				maps.Copy(use.config, shared)
+				maps.Copy(use.config, p.Config)
+			}
 			for _, r := range []struct {
 				into *string
 				ref  any
-			}{{&use.route, p.Route}, {&use.service, p.Service}, {&use.consumer, p.Consumer}} {
+			}{{&use.route, p.Route}, {&use.service, p.Service}, {&use.consumer, p.Consumer}, {&use.group, p.Group}} {
 				if name := refName(r.ref); name != "" {
 					*r.into = name
 				}
@@ -138,17 +210,21 @@ func parseKongFile(raw []byte) ([]pluginUse, error) {
 	for _, c := range file.Consumers {
 		add(c.Plugins, pluginUse{consumer: c.Username})
 	}
+	for _, g := range file.Groups {
+		add(g.Plugins, pluginUse{group: g.Name})
+	}
 	for _, s := range file.Services {
 		add(s.Plugins, pluginUse{service: s.Name})
 		for _, r := range s.Routes {
 			add(r.Plugins, pluginUse{route: r.Name})
 		}
 	}
-	return uses, nil
+	return uses, wrong
 }
 
 // choose returns the use that Kong would run for an exchange, given Kong's log of it: of those that fit the most specific
-// one (Kong's documentation, "Plugin precedence"). It is nil when none fits.
+// one (Kong's documentation, "Plugin precedence"). It is nil when none fits. Kong's log does not tell of consumer groups: what
+// is enabled for one of them never fits.
 func choose(uses []pluginUse, log []byte) *pluginUse {
 	named := func(member, name string) bool {
 		o := gjson.GetBytes(log, member)
@@ -158,7 +234,7 @@ func choose(uses []pluginUse, log []byte) *pluginUse {
 	rank := -1
 	for i := range uses {
 		u := &uses[i]
-		if u.route != "" && !named("route", u.route) || u.service != "" && !named("service", u.service) || u.consumer != "" && !named("consumer", u.consumer) {
+		if u.group != "" || u.route != "" && !named("route", u.route) || u.service != "" && !named("service", u.service) || u.consumer != "" && !named("consumer", u.consumer) {
 			continue
 		}
 		r := 0
