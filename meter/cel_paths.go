@@ -146,7 +146,7 @@ func root(e ast.Expr) ast.Expr {
 
 // variable makes e the variable of a path.
 func (p *celPaths) variable(e ast.Expr, keys []string, name func(int) string) {
-	at, err := p.scope.ref(keys)
+	at, err := p.scope.ref(keys, "")
 	if err != nil {
 		p.fail(root(e), err.Error())
 		return

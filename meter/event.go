@@ -21,7 +21,12 @@ type Event struct {
 }
 
 // FormatTime writes t as events do: RFC 3339 with milliseconds, in UTC.
-func FormatTime(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z07:00") }
+func FormatTime(t time.Time) string {
+	var space [len("2006-01-02T15:04:05.000Z")]byte
+	b := t.UTC().AppendFormat(space[:0], time.RFC3339) // which has a fast path; a layout with milliseconds has none
+	ms := t.Nanosecond() / 1e6
+	return string(append(b[:len(b)-1], '.', byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10), 'Z'))
+}
 
 // headerPrefix stands before an attribute's name where it is a header of a Kafka record (CloudEvents' Kafka protocol
 // binding, section 3.2.4).

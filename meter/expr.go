@@ -31,10 +31,13 @@ type scope struct {
 	row   *rowPaths // nil without for_each
 }
 
-// ref returns the place of a path's value.
-func (s *scope) ref(keys []string) (slotRef, error) {
+// ref returns the place of a path's value, of which fn is read.
+func (s *scope) ref(keys []string, fn string) (slotRef, error) {
 	if keys[0] != eachRoot {
 		slot, err := s.paths.add(keys)
+		if fn != sizeName && s.paths.valued != nil {
+			s.paths.valued[slot] = true
+		}
 		return slotRef{slot: slot}, err
 	}
 	if s.row == nil {
@@ -83,7 +86,7 @@ func compileExpr(source string, s *scope) (expr, error) {
 	}
 	name, path := splitCall(source)
 	if keys, ok := parsePath(path); ok {
-		at, err := s.ref(keys)
+		at, err := s.ref(keys, name)
 		if err != nil {
 			err = &syntaxError{source: source, message: err.Error()}
 		}
@@ -96,10 +99,12 @@ func compileExpr(source string, s *scope) (expr, error) {
 // function turns the raw JSON found at a path into the raw JSON of the result; "" is absent.
 type function func(raw string) string
 
+const sizeName = "size"
+
 // functions are those that a plain path may stand under. CEL has the same.
 var functions = map[string]function{
 	"has":          hasValue,
-	"size":         size,
+	sizeName:       size,
 	"status":       status,
 	"status_class": statusClass,
 }

@@ -13,6 +13,7 @@ type paths struct {
 	log, added scan.Shape
 	slots      int
 	asked      map[int]bool // slots that an expression reads, beside what every program reads
+	valued     map[int]bool // slots of which an expression reads more than the size
 }
 
 // addedRoots are the members of the observation that are not Kong's.

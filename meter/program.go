@@ -61,7 +61,7 @@ func Compile(s Settings) (*Program, error) {
 		}
 		p.headers[name] = slot
 	}
-	p.paths.asked = map[int]bool{}
+	p.paths.asked, p.paths.valued = map[int]bool{}, map[int]bool{}
 	for i, source := range s.SubjectSources {
 		keys, err := source.path()
 		var slot int
@@ -210,7 +210,11 @@ func (p *Program) Events(o *Observation) Result {
 	if id == "" || len(id) > maxText {
 		id, r.NoRequestID = fingerprint(o.log), true
 	}
-	r.Events = make([]Event, 0, len(p.types)+4) // an LLM call has up to five rows
+	most := len(p.types)
+	if o.LLM != nil {
+		most += 4 // it has up to five rows
+	}
+	r.Events = make([]Event, 0, most)
 	x := evaluation{values: o.values}
 	for i, t := range p.types {
 		base.Type, base.DataSchema = t.name, p.schemas[i]

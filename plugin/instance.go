@@ -149,7 +149,7 @@ func (in *instance) record(o *meter.Observation, t *ticket) {
 		return
 	}
 	settled := make(chan struct{})
-	err := in.sink.Enqueue(in.encode(&r), func(err error) {
+	err := in.sink.Enqueue(in.encode(&r, new(recordBuffer)), func(err error) {
 		t.end(placeOf(err))
 		close(settled)
 	})
@@ -184,8 +184,8 @@ func (in *instance) evaluate(o *meter.Observation) (meter.Result, place) {
 	}
 }
 
-// encode numbers the events and returns their records.
-func (in *instance) encode(r *meter.Result) [][]byte {
+// encode numbers the events and returns their records, which are in b.
+func (in *instance) encode(r *meter.Result, b *recordBuffer) [][]byte {
 	now := in.process.now()
 	if r.NoStartTime {
 		r.SetTime(now)
@@ -199,7 +199,7 @@ func (in *instance) encode(r *meter.Result) [][]byte {
 		e := &r.Events[i]
 		e.Sequence, e.RecordedTime = in.sequence.format(first+uint64(i)), recorded
 	}
-	return encodeRecords(r.Events, in.topic, dead, in.binary)
+	return b.encode(r.Events, in.topic, dead, in.binary)
 }
 
 // wait waits for done at most handOverLimit; a nil done is done.

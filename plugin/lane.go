@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -201,6 +202,10 @@ type laneSession struct {
 	worker    *laneWorker
 	instances map[int64]*laneInstance // by the worker's numbers
 	bye       bool
+
+	// The memory of a batch, which the next one uses again.
+	exchanges []laneExchange
+	records   recordBuffer
 }
 
 func (s *laneSession) run() error {
@@ -254,7 +259,7 @@ func (s *laneSession) register(c *lane.Config) []byte {
 	needs := lane.Needs{Body: lane.BodyNone, Problems: in.problems}
 	if in.recorder == nil {
 		every, calls := in.program.LogPaths()
-		needs.Log, needs.Calls = lane.NewDocument(every), lane.NewDocument(append(every, calls...))
+		needs.Log, needs.Calls = in.document(every), in.document(append(every, calls...))
 	}
 	switch {
 	case in.program.ReadsBody():
@@ -263,6 +268,17 @@ func (s *laneSession) register(c *lane.Config) []byte {
 		needs.Body = lane.BodyLLM
 	}
 	return needs.Append(nil)
+}
+
+// document is what a worker sends of Kong's log.
+func (in *instance) document(paths [][]string) *lane.Document {
+	d := lane.NewDocument(paths)
+	for i, m := range d.Members {
+		if slices.Equal(m.Path, []string{"tries"}) { // longer to write than all the rest
+			d.Members[i].Count = in.program.CountsTries()
+		}
+	}
+	return d
 }
 
 // instance returns the instance of a configuration, which the caller must release.
@@ -300,7 +316,7 @@ func (l *laneServer) release(in *laneInstance) {
 // take reads a batch to its end and commits it. An error leaves it to the worker, which sends it again.
 func (s *laneSession) take(b *lane.Batch) error {
 	_ = s.conn.SetReadDeadline(time.Now().Add(laneReadLimit))
-	l := &laneBatch{batch: b, session: s}
+	l := &laneBatch{batch: b, session: s, exchanges: s.exchanges}
 	known := s.worker.has(b.Number)
 	var x lane.Exchange
 	for range b.Entries {
@@ -321,5 +337,8 @@ func (s *laneSession) take(b *lane.Batch) error {
 		_ = s.conn.SetReadDeadline(time.Time{})
 	}
 	s.l.mu.Unlock()
-	return s.worker.commit(l)
+	err := s.worker.commit(l)
+	clear(l.exchanges) // of what they hold
+	s.exchanges = l.exchanges[:0]
+	return err
 }

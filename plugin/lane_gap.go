@@ -80,7 +80,7 @@ func (g gapEvent) records() [][]byte {
 		ID: g.id, Source: g.in.source, Type: typeGap, Subject: g.in.source, Time: now, DataSchema: schema.DataSchema(typeGap),
 		Sequence: g.in.sequence.format(g.in.sequence.take(1)), RecordedTime: now, Data: data,
 	}
-	return encodeRecords([]meter.Event{e}, g.in.topic, "", g.in.binary)
+	return new(recordBuffer).encode([]meter.Event{e}, g.in.topic, "", g.in.binary)
 }
 
 // gaps returns the events that tell of a batch's drops, and of the exchanges that are missing.
@@ -168,19 +168,50 @@ func (l *laneServer) readLost() {
 		l.p.log.Error("read what workers lost", "error", err)
 	}
 	worker, n := "unknown", 0
-	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); n++ {
-		d, hello, err := lane.ParseLost(lines.Text())
-		switch {
-		case err != nil:
+	sent := map[lane.Drop]int64{} // of the worker's exchanges that were sent, those that nobody has, by plugin
+	lose := func(d lane.Drop) {
+		p := placeOfDrop(d.Reason)
+		l.p.ledger.lose(p, d.Count)
+		l.report(gap{Exchanges: d.Count, Reason: p.reason, Worker: worker, Plugin: d.Plugin}, fmt.Sprintf("exit-%d", n), sinks)
+		n++
+	}
+	loseSent := func() {
+		for d, count := range sent {
+			d.Count = count
+			lose(d)
+		}
+		clear(sent)
+	}
+	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
+		m, err := lane.ParseLost(lines.Text())
+		switch m := m.(type) {
+		case *lane.Hello:
+			loseSent()
+			worker = m.Worker
+		case *lane.Drop:
+			lose(*m)
+		case *lane.Sent:
+			if !l.took(worker, m, sinks) {
+				sent[lane.Drop{Plugin: m.Plugin, Reason: placeWorkerExit.reason}]++
+			}
+		}
+		if err != nil {
 			l.p.log.Error("read what workers lost", "error", err)
-		case hello != nil:
-			worker = hello.Worker
-		default:
-			p := placeOfDrop(d.Reason)
-			l.p.ledger.lose(p, d.Count)
-			l.report(gap{Exchanges: d.Count, Reason: p.reason, Worker: worker, Plugin: d.Plugin}, fmt.Sprintf("exit-%d", n), sinks)
 		}
 	}
+	loseSent()
+}
+
+// took reports whether this process has taken an exchange, or one that is gone had spooled it.
+func (l *laneServer) took(worker string, x *lane.Sent, sinks []*instance) bool {
+	l.mu.Lock()
+	w := l.workers[worker]
+	l.mu.Unlock()
+	if w != nil && w.has(x.Batch) {
+		return true
+	}
+	adoptNow(sinks)
+	return l.p.recent.has(x.ID)
 }
 
 func (l *laneServer) isStopping() bool {

@@ -466,6 +466,24 @@ func TestWordOfWhatWorkersLostIsTakenInOnce(t *testing.T) {
 	}
 }
 
+// TestWhatWasSentAndTakenIsNotCountedAsLost reads word of a batch whose acknowledgement did not reach its worker: one that this
+// process took, and one that a process which is gone had spooled, but for its last exchange.
+func TestWhatWasSentAndTakenIsNotCountedAsLost(t *testing.T) {
+	p, l := laneProcess(t)
+	w := dialLane(t, l.prefix, "w", 0)
+	w.register(1, apiOnly)
+	if got := w.ask(batch(1, false, nil, plain(1), plain(2))); got != "OK 1" {
+		t.Fatal(got)
+	}
+	p.recent.add(requestID(11))
+	text := fmt.Sprintf("HELLO 1 w 2\nSENT 1 p-1 %s\nSENT 1 p-1 %s\nHELLO 1 other 2\nSENT 9 p-1 %s\nSENT 9 p-1 %s\n", requestID(1), requestID(2), requestID(11), requestID(12))
+	if err := os.WriteFile(filepath.Join(l.prefix, laneLost), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the word is taken in", func() bool { return p.ledger.ends[placeWorkerExit].Get() > 0 })
+	p.ended(t, map[place]uint64{placeSpooled: 2, placeWorkerExit: 1})
+}
+
 func TestAWorkerThatEndsWithoutGoodbyeIsTold(t *testing.T) {
 	p, l := laneProcess(t)
 	l.grace = time.Millisecond

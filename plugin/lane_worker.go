@@ -153,11 +153,7 @@ func (w *laneWorker) commit(b *laneBatch) error {
 
 // skipKnown finds the exchanges whose events a process that is gone had put into its spool before it could say so.
 func (b *laneBatch) skipKnown(p *process) {
-	for _, in := range b.session.sinks() {
-		if l, ok := in.sink.(*pipeline); ok {
-			l.adoptNow()
-		}
-	}
+	adoptNow(b.session.sinks())
 	for i := range b.exchanges {
 		if e := &b.exchanges[i]; e.id != "" && p.recent.has(e.id) {
 			e.end = placeRepeated
@@ -168,6 +164,8 @@ func (b *laneBatch) skipKnown(p *process) {
 // spool hands all events over and waits until they are durable. places are where the exchanges end.
 func (b *laneBatch) spool(gaps []gapEvent) (places []place, err error) {
 	places = make([]place, len(b.exchanges))
+	records := &b.session.records
+	records.reset() // of the last batch, which the spool has had
 	var groups []*handOver
 	groupOf := func(s sink) *handOver {
 		for _, g := range groups {
@@ -183,7 +181,7 @@ func (b *laneBatch) spool(gaps []gapEvent) (places []place, err error) {
 		e := &b.exchanges[i]
 		places[i] = e.end
 		if e.end == placeSpooled {
-			groupOf(e.in.sink).add(i, e.in.encode(&e.result))
+			groupOf(e.in.sink).add(i, e.in.encode(&e.result, records))
 		}
 	}
 	for _, g := range gaps {

@@ -138,6 +138,15 @@ func (l *pipeline) adoptNow() {
 	}
 }
 
+// adoptNow does that for the pipelines of instances.
+func adoptNow(of []*instance) {
+	for _, in := range of {
+		if l, ok := in.sink.(*pipeline); ok {
+			l.adoptNow()
+		}
+	}
+}
+
 // recall remembers the exchange of a record that a process which is gone had spooled: what that process did not live to
 // acknowledge is handed over to this one again.
 func (p *process) recall(record []byte) {

@@ -16,23 +16,36 @@ type encoder struct {
 
 var encoders = sync.Pool{New: func() any { return new(encoder) }}
 
-// encodeRecords encodes events as the spool keeps them. The records are the caller's, and share one piece of memory.
-func encodeRecords(events []meter.Event, topic, dead string, binary bool) [][]byte {
+// recordBuffer holds the memory of records until the spool has them. Then it may be reset, and used again.
+type recordBuffer struct {
+	memory  []byte
+	records [][]byte
+}
+
+// encode encodes events as the spool keeps them.
+func (b *recordBuffer) encode(events []meter.Event, topic, dead string, binary bool) [][]byte {
 	e := encoders.Get().(*encoder)
 	defer encoders.Put(e)
-	size := 0
-	for i := range events {
-		size += len(events[i].Data) + 1536
-	}
-	records, all := make([][]byte, len(events)), make([]byte, 0, size)
+	first := len(b.records)
 	for i := range events {
 		e.set(&events[i], topic, binary)
 		e.record.Dead = dead
-		start := len(all)
-		all = e.record.AppendTo(all)
-		records[i] = all[start:len(all):len(all)]
+		start := len(b.memory)
+		b.memory = e.record.AppendTo(b.memory) // where that moves, the records before stay where they are
+		b.records = append(b.records, b.memory[start:len(b.memory):len(b.memory)])
 	}
-	return records
+	return b.records[first:]
+}
+
+// keptRecords is how much memory is kept for the next batch, in bytes: what a batch of a thousand exchanges needs.
+const keptRecords = 4 << 20
+
+func (b *recordBuffer) reset() {
+	if cap(b.memory) > keptRecords {
+		*b = recordBuffer{}
+		return
+	}
+	b.memory, b.records = b.memory[:0], b.records[:0]
 }
 
 // set makes event the record, after CloudEvents' Kafka protocol binding: the whole event as the value (structured mode,

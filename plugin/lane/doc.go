@@ -44,5 +44,6 @@
 // BYE says that the worker exits and has nothing left. A worker whose connection ends otherwise, and that does not come
 // back, may have lost what it had queued.
 //
-// A worker that exits while the process is away writes HELLO and DROP lines into <prefix>/kafka-metering.lane.lost.
+// A worker that exits while the process is away writes HELLO and DROP lines into <prefix>/kafka-metering.lane.lost, and for
+// the exchanges of a batch that it had sent, and that the process may have taken, SENT <batch> <plugin> <request id>.
 package lane

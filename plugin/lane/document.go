@@ -16,6 +16,8 @@ type Document struct {
 type Member struct {
 	Before string   `json:"before"`
 	Path   []string `json:"path"` // its keys
+	// Count says that it is a list of which only the length is read: zeros will do for its elements.
+	Count bool `json:"count,omitempty"`
 }
 
 // NewDocument returns the document of the values at paths, under the names that they have in Kong's log. Of two paths of

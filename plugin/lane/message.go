@@ -56,6 +56,13 @@ type Drop struct {
 	Count  int64
 }
 
+// Sent is an exchange of a batch that a worker sent before it exited, and had no answer to.
+type Sent struct {
+	Batch  int64
+	Plugin string
+	ID     string // Kong's id of the request
+}
+
 // Bye says that the worker exits with nothing left.
 type Bye struct{}
 

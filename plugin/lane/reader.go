@@ -284,21 +284,26 @@ func AppendError(b []byte, err error) []byte {
 	return append(b, '\n')
 }
 
-// ParseLost reads a line of the file in which workers leave word of what they lost when they exited: HELLO, with the
-// worker's name, and the DROP lines that follow it.
-func ParseLost(line string) (*Drop, *Hello, error) {
+// ParseLost reads a line of the file in which workers leave word of what they lost when they exited: [*Hello], with the
+// worker's name, and what follows it, [*Drop] and [*Sent].
+func ParseLost(line string) (Message, error) {
 	d := NewReader(strings.NewReader(line + "\n"))
-	if strings.HasPrefix(line, "DROP ") {
+	word, _, _ := strings.Cut(line, " ")
+	switch word {
+	case "HELLO":
+		return d.Message()
+	case "DROP":
 		drop, err := d.drop()
-		return &drop, nil, err
+		return &drop, err
+	case "SENT":
+		words, err := d.line()
+		if err != nil {
+			return nil, unexpected(err)
+		}
+		p := fields{words: words[1:]}
+		sent := &Sent{Batch: p.number(maxNumber), Plugin: p.name(maxReason), ID: p.name(maxReason)}
+		return sent, p.end(words)
+	default:
+		return nil, fmt.Errorf("%w: %.32q among what was lost", ErrProtocol, line)
 	}
-	m, err := d.Message()
-	if err != nil {
-		return nil, nil, err
-	}
-	h, ok := m.(*Hello)
-	if !ok {
-		return nil, nil, fmt.Errorf("%w: %.32q among what was lost", ErrProtocol, line)
-	}
-	return nil, h, nil
 }

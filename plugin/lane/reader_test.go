@@ -176,16 +176,18 @@ func TestEveryNumberUpToTheLastIsAnExchangeOrADrop(t *testing.T) {
 }
 
 func TestWordOfWhatWasLostIsRead(t *testing.T) {
-	d, h, err := lane.ParseLost("HELLO 1 812.5 77")
-	if err != nil || d != nil || h == nil || h.Worker != "812.5" {
-		t.Errorf("%v %v %v", d, h, err)
+	for line, want := range map[string]lane.Message{
+		"HELLO 1 812.5 77":      &lane.Hello{Worker: "812.5", Counted: 77},
+		"DROP - worker_exit 12": &lane.Drop{Plugin: "-", Reason: "worker_exit", Count: 12},
+		"SENT 7 p-1 0af3":       &lane.Sent{Batch: 7, Plugin: "p-1", ID: "0af3"},
+	} {
+		got, err := lane.ParseLost(line)
+		if diff := cmp.Diff(want, got); diff != "" || err != nil {
+			t.Errorf("%s: %v (-want +got):\n%s", line, err, diff)
+		}
 	}
-	d, h, err = lane.ParseLost("DROP - worker_exit 12")
-	if err != nil || h != nil || d == nil || *d != (lane.Drop{Plugin: "-", Reason: "worker_exit", Count: 12}) {
-		t.Errorf("%v %v %v", d, h, err)
-	}
-	for _, line := range []string{"", "BYE", "DROP", "DROP - x", "nonsense"} {
-		if _, _, err := lane.ParseLost(line); err == nil {
+	for _, line := range []string{"", "BYE", "DROP", "DROP - x", "SENT", "SENT 1 p-1", "SENT x p-1 0af3", "SENT 1 p-1 a b", "nonsense"} {
+		if _, err := lane.ParseLost(line); err == nil {
 			t.Errorf("%q passes", line)
 		}
 	}

@@ -247,7 +247,25 @@ describe("the lane", function()
     assert.matches("^HELLO 1 812%.1795428217000 20007\n", text)
     assert.matches("DROP p%-1 worker_exit 20000\n", text)
     assert.matches("DROP p%-1 worker_queue_full 5\n", text)
-    assert.is_true(w.slept < 2)
+    assert.is_true(w.slept < 4)
+  end)
+
+  it("says of what it sent and heard nothing of which exchanges that were", function()
+    local text = ""
+    local open = io.open
+    io.open = function() -- luacheck: ignore 122
+      return { write = function(_, t) text = text .. t end, close = function() end }
+    end
+    exchanges(1)
+    w.run(0.2)
+    w.process.mute = true
+    w.exchange(handler, conf, { ctx = { request_id = "0af1" } })
+    w.exchange(handler, conf, { ctx = { request_id = "no hex" } })
+    w.run(0.2)
+    w.exchange(handler, conf, { ctx = { request_id = "0af3" } })
+    w.exit()
+    io.open = open -- luacheck: ignore 122
+    assert.equal("HELLO 1 812.1795428217000 4\nSENT 2 p-1 0af1\nDROP p-1 worker_exit 2\n", text)
   end)
 
   it("tries again while the worker exits", function()

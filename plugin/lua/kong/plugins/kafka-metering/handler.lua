@@ -25,9 +25,10 @@ local MAX_ENTRIES, MAX_BYTES = 20000, 64 * 2^20    -- of the queue: ten seconds 
 local BATCH_ENTRIES, BATCH_DELAY = 100, 0.1        -- a batch is sent when there are so many, or after so many seconds;
 local BATCH_MOST_ENTRIES, BATCH_MOST_BYTES = 2000, 4 * 2^20        -- it takes all there is, up to here
 local RETRY_DELAY, RETRY_MOST = 0.1, 2             -- seconds between attempts to reach a process that is away
-local EXIT_ATTEMPTS, EXIT_DELAY = 5, 0.2           -- of a worker that exits
-local TIMEOUTS, EXIT_TIMEOUTS = { 1000, 5000, 10000 }, { 200, 1000, 2000 }    -- ms: connect, send, hear that it is on disk
+local EXIT_PATIENCE, EXIT_DELAY = 3, 0.2           -- seconds that a worker which exits tries, and waits between attempts
+local CONNECT_TIMEOUT, SEND_TIMEOUT, DISK_TIMEOUT = 1000, 2000, 5000          -- ms; the last until a batch is on disk
 local MAX_LOG, MAX_REQUEST, MAX_ENSURED = 4 * 2^20, 64 * 2^10, 2^20           -- bytes: log, request bodies that are read
+local MAX_TEXTS = 1000                             -- that are kept with their JSON
 
 -- PRIORITY. Filters run from high to low. Ours is above ai-proxy (770), response-transformer (800), jq (811) and whatever
 -- else rewrites bodies, so that the tap sees what the provider sent; and below authentication and rate limiting (900 and
@@ -78,9 +79,9 @@ local function watch(conf)
   if r.body == "any" or seen.posted and status < 300 then
     local kind, encoding = ngx.header["Content-Type"] or "", ngx.header["Content-Encoding"] or ""
     if #kind < 256 and #encoding < 256 and type(encoding) == "string" and readable(kind:lower()) then
-      seen.kind, seen.encoding, seen.half = kind, encoding, r.half
-      seen.head, seen.head_bytes, seen.skipped = {}, 0, 0 -- a list of pieces
-      seen.tail, seen.tail_bytes, seen.from, seen.to = {}, 0, 1, 0 -- a window on what comes after them
+      seen.kind, seen.encoding, seen.half, seen.bytes = kind, encoding, r.half, 0
+      seen.head, seen.head_bytes = {}, 0 -- a list of pieces
+      seen.tail, seen.tail_bytes, seen.from, seen.to = {}, 0, 1, 0 -- a window on those that come after them
     end
   end
 end
@@ -89,23 +90,20 @@ end
 local function keep(seen, piece)
   local half = seen.half
   local room = half - seen.head_bytes
+  seen.bytes = seen.bytes + #piece
   if room > 0 then
-    local first_part = sub(piece, 1, room)
-    seen.head[#seen.head + 1], seen.head_bytes = first_part, seen.head_bytes + #first_part
-    if #piece <= room then
-      return
-    end
+    local beginning = sub(piece, 1, room)
+    seen.head[#seen.head + 1], seen.head_bytes = beginning, seen.head_bytes + #beginning
     piece = sub(piece, room + 1)
   end
-  if #piece > half then -- a response that another plugin has buffered passes in one piece
-    seen.skipped, piece = seen.skipped + #piece - half, sub(piece, -half)
-  end
-  seen.to, seen.tail_bytes = seen.to + 1, seen.tail_bytes + #piece
-  seen.tail[seen.to] = piece
-  while seen.tail_bytes > half do
-    local gone = #seen.tail[seen.from]
-    seen.tail[seen.from], seen.from = nil, seen.from + 1
-    seen.tail_bytes, seen.skipped = seen.tail_bytes - gone, seen.skipped + gone
+  if piece ~= "" then
+    piece = sub(piece, -half) -- a response that another plugin has buffered passes in one piece
+    seen.to, seen.tail_bytes = seen.to + 1, seen.tail_bytes + #piece
+    seen.tail[seen.to] = piece
+    while seen.tail_bytes > half do
+      seen.tail_bytes = seen.tail_bytes - #seen.tail[seen.from]
+      seen.tail[seen.from], seen.from = nil, seen.from + 1
+    end
   end
 end
 
@@ -132,7 +130,6 @@ local fields = {
   ["response.size"] = function() return tonumber(var.bytes_sent) end,
   ["latencies.kong"] = function(ctx) return ctx.KONG_PROXY_LATENCY or ctx.KONG_RESPONSE_LATENCY or 0 end,
   ["latencies.proxy"] = function(ctx) return ctx.KONG_WAITING_TIME or -1 end,
-  ["latencies.receive"] = function(ctx) return ctx.KONG_RECEIVE_TIME or 0 end,
   ["latencies.request"] = function() return floor((ngx.now() - ngx.req.start_time()) * 1000 + 0.5) end,
   ["authenticated_entity.id"] = function() return (kong.client.get_credential() or {}).id end,
   upstream_status = function(ctx) return var.upstream_status or ctx.buffered_status or "" end,
@@ -192,7 +189,7 @@ local function plan(document)
     if not get then
       return nil
     end
-    steps[i], roots[path[1]] = { get = get, path = path }, true
+    steps[i], roots[path[1]] = { get = get, path = path, count = member.count }, true
     text[2 * i - 1], text[2 * i] = member.before, ""
   end
   text[#text + 1] = document.after
@@ -237,6 +234,23 @@ local function replaced(excerpt, ctx)
   end
 end
 
+-- json returns a value as JSON. Most short texts are the same in many exchanges: cjson need not read them each time.
+local texts, known = {}, 0
+local function json(value)
+  if type(value) ~= "string" or #value > 64 then
+    return type(value) == "number" and value or encode(value)
+  end
+  local text = texts[value]
+  if not text then
+    text = encode(value)
+    if known == MAX_TEXTS then
+      texts, known = {}, 0
+    end
+    texts[value], known = text, known + 1
+  end
+  return text
+end
+
 -- log_of returns the exchange's log as JSON. A configuration's first exchange, its second, fourth, eighth and so on are
 -- compared with Kong's own log: where that differs (another version of Kong) it is sent from then on.
 local function log_of(r)
@@ -252,7 +266,11 @@ local function log_of(r)
   local steps, text = excerpt.steps, excerpt.text
   for i = 1, #steps do
     local value = steps[i].get(ctx)
-    text[2 * i] = type(value) == "number" and value or encode(value)
+    if value and steps[i].count then -- of a list
+      text[2 * i] = "[" .. ("0"):rep(#value, ",") .. "]"
+    else
+      text[2 * i] = json(value)
+    end
   end
   return concat(text)
 end
@@ -292,8 +310,8 @@ local function ask(socket, message)
 end
 
 local function connect()
-  local socket, t = ngx.socket.tcp(), ngx.worker.exiting() and EXIT_TIMEOUTS or TIMEOUTS
-  socket:settimeouts(t[1], t[2], t[3])
+  local socket = ngx.socket.tcp()
+  socket:settimeouts(CONNECT_TIMEOUT, SEND_TIMEOUT, DISK_TIMEOUT)
   local path = "unix:" .. kong.configuration.prefix .. "/kafka-metering.lane.socket"
   local ok, err = socket:connect(path, { pool = "kafka-metering", pool_size = 1 })
   if not ok then
@@ -325,32 +343,25 @@ local function register(socket, r)
   return true
 end
 
--- take makes a batch of the front of the queue, and of the drops that nobody has been told of.
-local function take()
+-- next_batch is what the queue has, up to the limits, and the drops that nobody has been told of.
+local function next_batch()
+  local upto, bytes = first - 1, 0
+  while upto < last and upto - first + 1 < BATCH_MOST_ENTRIES and bytes < BATCH_MOST_BYTES do
+    upto = upto + 1
+    bytes = bytes + queue[upto].bytes
+  end
   local lines, drops = drop_lines()
-  local b = { from = first, to = first - 1, entries = 0, drops = drops, message = { "", lines } }
-  local bytes = 0
-  while b.to < last and b.entries < BATCH_MOST_ENTRIES and bytes < BATCH_MOST_BYTES do
-    b.to, b.entries = b.to + 1, b.entries + 1
-    b.message[b.entries + 2], bytes = queue[b.to].data, bytes + queue[b.to].bytes
-  end
   batches = batches + 1
-  b.number = batches
-  return b
+  return { number = batches, again = 0, upto = upto, lines = lines, drops = drops }
 end
 
--- forget takes the batch off the queue: it is on disk, or nobody will ever take it.
-local function forget(b)
-  for i = b.from, b.to do
-    queued, queue[i] = queued - queue[i].bytes, nil
-  end
-  first, batch, counted = b.to + 1, nil, counted + b.entries + b.drops
-end
-
--- deliver sends a batch, and returns true when the process has it on disk. Sent again it has the same number: the process
--- knows whether it has had it.
-local function deliver(socket, b)
-  for i = b.from, b.to do
+-- deliver sends a batch, and takes it off the queue when the process has it on disk. Else the next call sends it again, with
+-- the same number: the process knows whether it has had it.
+local function deliver(socket)
+  batch = batch or next_batch()
+  local b, entries = batch, batch.upto - first + 1
+  local message = { "BATCH " .. b.number .. " " .. b.again .. " " .. #b.lines .. " " .. entries .. "\n", b.lines }
+  for i = first, b.upto do
     local r = queue[i].registration
     if r.connection ~= connections then
       local ok, err = register(socket, r)
@@ -358,21 +369,23 @@ local function deliver(socket, b)
         return nil, err
       end
     end
+    message[#message + 1] = queue[i].data
   end
-  b.message[1] = "BATCH " .. b.number .. " " .. (b.again or 0) .. " " .. #b.message[2] .. " " .. b.entries .. "\n"
   b.again = 1
-  local answer, err = ask(socket, b.message)
-  if answer == "OK " .. b.number then
-    forget(b)
-    return true
-  elseif answer and find(answer, "^ERR ") then -- it will never be taken
-    for i = b.from, b.to do
+  local answer, err = ask(socket, message)
+  local taken = answer == "OK " .. b.number
+  if not taken and not (answer and find(answer, "^ERR ")) then
+    return nil, answer or err
+  end
+  for i = first, b.upto do
+    if not taken then -- the process never will: they count with the next batch's drops
       drop(queue[i].registration.plugin, "worker_refused")
     end
-    b.entries = 0 -- they count with the next batch's drops
-    forget(b)
+    queued, queue[i] = queued - queue[i].bytes, nil
   end
-  return nil, answer or err
+  counted = counted + b.drops + (taken and entries or 0)
+  first, batch = b.upto + 1, nil
+  return taken, answer
 end
 
 local function idle()
@@ -393,9 +406,8 @@ local function drain()
     if idle() then
       break
     end
-    batch = batch or take()
     local ok
-    ok, err = deliver(socket, batch)
+    ok, err = deliver(socket)
     if not ok then
       socket:close()
       return nil, err
@@ -409,37 +421,40 @@ local function drain()
   return true, socket:setkeepalive(0, 1)
 end
 
--- abandon leaves word of what a worker that exits could not deliver, in a file that the process reads.
+-- abandon leaves word of what a worker that exits could not deliver, in a file that the process reads. It may have had the
+-- batch that was sent last.
 local function abandon()
+  local text = { "HELLO 1 ", worker, " ", number, "\n", concat(batch and batch.lines or {}) }
   for i = first, last do
-    drop(queue[i].registration.plugin, "worker_exit")
-  end
-  local text = concat(batch and batch.message[2] or {}) .. concat((drop_lines()))
-  queue, first, last, queued, batch, counted = {}, 1, 0, 0, nil, number
-  if text ~= "" then
-    text = "HELLO 1 " .. worker .. " " .. number .. "\n" .. text
-    local file, err = io.open(kong.configuration.prefix .. "/kafka-metering.lane.lost", "a")
-    if file then
-      file:write(text)
-      file:close()
+    local x = queue[i]
+    if batch and batch.again == 1 and i <= batch.upto and find(x.id, "^%x+$") then
+      text[#text + 1] = "SENT " .. batch.number .. " " .. x.registration.plugin .. " " .. x.id .. "\n"
+    else
+      drop(x.registration.plugin, "worker_exit")
     end
-    kong.log.err("kafka-metering: the process is away while this worker exits; these exchanges are lost: ", text, err)
   end
+  text[#text + 1] = concat((drop_lines()))
+  local file, err = io.open(kong.configuration.prefix .. "/kafka-metering.lane.lost", "a")
+  if file then
+    file:write(concat(text))
+    file:close()
+  end
+  kong.log.err("kafka-metering: the process is away while this worker exits; exchanges are lost: ", last - first + 1, err)
+  queue, first, last, queued, batch, counted = {}, 1, 0, 0, nil, number
 end
 
 -- leave hands over what there is before the worker's end.
 local function leave()
-  local attempts = 0
-  while attempts < EXIT_ATTEMPTS do
-    local ran, ok = pcall(drain)
-    if not (ran and ok) then
-      attempts = attempts + 1
-      ngx.sleep(EXIT_DELAY)
-    elseif idle() then
+  local last_attempt = ngx.now() + EXIT_PATIENCE
+  while true do
+    pcall(drain)
+    if idle() then
       return
+    elseif ngx.now() > last_attempt then
+      return abandon()
     end
+    ngx.sleep(EXIT_DELAY)
   end
-  abandon()
 end
 
 -- flush runs ten times a second, and when there is enough for a batch. When a worker exits OpenResty runs all timers at once.
@@ -480,26 +495,25 @@ local function record(conf)
     local service = kong.router.get_service() or {}
     local patience = tonumber(service.read_timeout) or math.huge
     local stalled = max(seen.pause, ngx.now() - seen.last) * 1000 >= 0.98 * patience -- ngx.now is not exact
-    flags = flags .. "b" .. (seen.eof and "e" or "") .. (stalled and "s" or "")
+    flags = flags .. "b" .. (seen.eof and "e" or "") .. (stalled and "s" or "") .. (seen.head and "t" or "")
     first_byte = seen.began and floor((seen.began - ngx.req.start_time()) * 1000 + 0.5) or -1
   end
   if seen.posted then
     request = ngx.req.get_body_data() or "" -- nil unless it has been read, and is not in a file
     request = #request <= MAX_REQUEST and request or ""
   end
-  if seen.head then
-    flags = flags .. "t"
-    for i = seen.from, seen.to do
-      tail[#tail + 1] = seen.tail[i]
-    end
+  for i = seen.from or 1, seen.to or 0 do
+    tail[#tail + 1] = seen.tail[i]
   end
   local kind, encoding, head_bytes, tail_bytes = seen.kind or "", seen.encoding or "", seen.head_bytes or 0, seen.tail_bytes or 0
-  local text = "EXCHANGE " .. r.id .. " " .. number .. " " .. flags .. " " .. first_byte .. " " .. (var.body_bytes_sent or 0)
+  local skipped = (seen.bytes or 0) - head_bytes - tail_bytes
+  local line = "EXCHANGE " .. r.id .. " " .. number .. " " .. flags .. " " .. first_byte .. " " .. (var.body_bytes_sent or 0)
     .. " " .. #log .. " " .. #request .. " " .. #kind .. " " .. #encoding
-    .. " " .. head_bytes .. " " .. (seen.skipped or 0) .. " " .. tail_bytes .. "\n" .. log .. request .. kind .. encoding
-  local bytes = #text + head_bytes + tail_bytes
+    .. " " .. head_bytes .. " " .. skipped .. " " .. tail_bytes .. "\n"
+  local bytes = #line + #log + #request + #kind + #encoding + head_bytes + tail_bytes
   last, queued = last + 1, queued + bytes
-  queue[last] = { data = seen.head and { text, seen.head, tail } or text, registration = r, bytes = bytes }
+  queue[last] = { data = { line, log, request, kind, encoding, seen.head or "", tail }, registration = r, bytes = bytes,
+                  id = fields["request.id"](ngx.ctx) }
 end
 
 -- ensure_stream_usage
