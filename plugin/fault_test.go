@@ -1,0 +1,261 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kfake"
+
+	"kafka-metering/meter"
+	"kafka-metering/plugin/devkong"
+	"kafka-metering/plugin/lane"
+)
+
+// pdkLoad hands exchanges over through Kong's plugin protocol until it is stopped, and knows which were acknowledged.
+type pdkLoad struct {
+	kong    *devkong.Workers
+	taken   atomic.Int64
+	ids     sync.Map // acknowledged request ids
+	next    atomic.Int64
+	stop    atomic.Bool
+	running sync.WaitGroup
+}
+
+// startPDKLoad starts that many clients. What a process that is away does not take is not tried again: it is Kong that loses it.
+func startPDKLoad(t *testing.T, conf *devkong.Configuration, clients int) *pdkLoad {
+	const workers = 4
+	l := &pdkLoad{kong: devkong.NewWorkers(workers, devkong.WorkersOptions{})}
+	x := newExchanges(t)
+	for i := range clients {
+		l.running.Go(func() {
+			for !l.stop.Load() {
+				id := int(l.next.Add(1))
+				if l.kong.Worker(i%workers).Log(t.Context(), conf, x.exchange(id)) == nil {
+					l.ids.Store(requestID(id), true)
+					l.taken.Add(1)
+				} else {
+					pause(t)
+				}
+			}
+		})
+	}
+	t.Cleanup(func() { l.end(); l.kong.Close() })
+	return l
+}
+
+func (l *pdkLoad) end() {
+	l.stop.Store(true)
+	l.running.Wait()
+}
+
+// more waits for so many more acknowledged exchanges.
+func (l *pdkLoad) more(t *testing.T, n int64) {
+	t.Helper()
+	want := l.taken.Load() + n
+	await(t, "the load goes on", func() bool { return l.taken.Load() >= want })
+}
+
+// check compares the topic with what was acknowledged: nothing of it is missing, and what stands there twice is the same.
+func (l *pdkLoad) check(t *testing.T, broker string) {
+	t.Helper()
+	seen, lost, doubled := onTopic(t, broker, meter.TypeAPIRequest), 0, 0
+	l.ids.Range(func(id, _ any) bool {
+		if seen[id.(string)] == 0 {
+			lost++
+		}
+		return true
+	})
+	for _, n := range seen {
+		if n > 1 {
+			doubled++
+		}
+	}
+	t.Logf("%d acknowledged, %d on the topic, %d of them more than once, the same", l.taken.Load(), len(seen), doubled)
+	if lost > 0 {
+		t.Errorf("%d exchanges were acknowledged and are not on the topic", lost)
+	}
+}
+
+// TestAProcessThatIsKilledAtRandomLosesNothing kills the server with -9, again and again, at moments that nobody has chosen.
+func TestAProcessThatIsKilledAtRandomLosesNothing(t *testing.T) {
+	kills := 50
+	if testing.Short() {
+		kills = 5
+	}
+	broker := startBroker(t)
+	s := startServer(t)
+	l := startPDKLoad(t, s.configuration(broker, requestOnly), 16)
+	l.more(t, 50)
+	for range kills {
+		timer := time.NewTimer(time.Duration(rand.IntN(60)) * time.Millisecond)
+		<-timer.C
+		s.kill()
+		s.start()
+		l.more(t, 20)
+	}
+	l.end()
+	s.awaitPublished()
+	s.checkBalances()
+	l.check(t, broker)
+}
+
+// TestTwoProcessesServeAtOnce starts a second server in the same prefix while the first has work, as kong reload does, and
+// stops the first in the middle of it.
+func TestTwoProcessesServeAtOnce(t *testing.T) {
+	broker := startBroker(t)
+	first := startServer(t)
+	l := startPDKLoad(t, first.configuration(broker, requestOnly), 8)
+	l.more(t, 300)
+	second := &testServer{t: t, prefix: first.prefix, path: first.path, metrics: freeAddress(t)}
+	second.flags = []string{"-kong-prefix", first.prefix, "-metrics", second.metrics}
+	if err := os.Remove(first.socket()); err != nil { // Kong does, before it starts the next
+		t.Fatal(err)
+	}
+	second.start()
+	t.Cleanup(second.kill)
+	l.more(t, 300)
+	if err := first.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	l.more(t, 300)
+	if err := <-first.exited; err != nil {
+		t.Errorf("the first process: %v", err)
+	}
+	first.exited <- nil // for its kill
+	l.more(t, 300)
+	l.end()
+	second.awaitPublished()
+	second.checkBalances()
+	l.check(t, broker)
+	if files, _ := filepath.Glob(filepath.Join(first.prefix, pluginName+".spool", "*", "*.spool")); len(files) != 1 {
+		t.Errorf("the spool's files are %v", files)
+	}
+}
+
+// smallDisk is a file system of so many bytes, or skips the test.
+func smallDisk(t *testing.T, bytes int) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", bytes)); err != nil {
+		t.Skipf("A FULL DISK IS NOT TESTED: a small file system cannot be mounted, which needs root: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// fill writes a file until the disk is full.
+func fill(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for block := make([]byte, 4096); ; {
+		if _, err := f.Write(block); errors.Is(err, syscall.ENOSPC) {
+			return
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestADiskThatIsFullIsWaitedFor fills the spool's disk while batches come from the Lua front: they are not acknowledged, so that
+// the workers keep them, and when there is room again they are taken. Nothing is lost or doubled.
+func TestADiskThatIsFullIsWaitedFor(t *testing.T) {
+	dir, address := smallDisk(t, 24<<20), freeAddress(t) // there is no broker: everything stays on the disk
+	s := startServer(t, "-spool-dir", dir)
+	config, err := json.Marshal(s.configuration(address, `{"meter_ai_token_usage":false,"meter_ai_calls":false,"queue":{"max_retry_delay":0.1}}`).Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var number, sent int64
+	w := dialLane(t, s.prefix, "w", 0)
+	w.register(1, string(config))
+	hand := func(again bool) bool {
+		var exchanges []lane.Exchange
+		for i := range int64(500) {
+			exchanges = append(exchanges, plain(sent+i+1))
+		}
+		if w.ask(batch(number+1, again, nil, exchanges...)) != fmt.Sprintf("OK %d", number+1) {
+			return false
+		}
+		number, sent = number+1, sent+500
+		return true
+	}
+	for range 3 {
+		if !hand(false) {
+			t.Fatal("a batch is not taken while there is room")
+		}
+	}
+	filler := filepath.Join(dir, "filler")
+	fill(t, filler)
+	refused := false
+	for range 40 { // what the spool's file has room for is taken
+		if refused = !hand(false); refused {
+			break
+		}
+	}
+	if !refused {
+		t.Fatal("batches are taken without a disk")
+	}
+	if n := s.metric("kong_meter_exchanges_observed_total"); n != float64(sent) {
+		t.Errorf("%v exchanges are observed, %d were acknowledged", n, sent)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the batch is taken", func() bool {
+		w = dialLane(t, s.prefix, "w", sent)
+		w.register(1, string(config))
+		return hand(true)
+	})
+	if !hand(false) {
+		t.Error("the next batch is not taken")
+	}
+	s.checkBalances()
+	startBrokerAt(t, address)
+	s.awaitPublished()
+	seen := onTopic(t, address, meter.TypeAPIRequest)
+	for id, n := range seen {
+		if n != 1 {
+			t.Errorf("%s is on the topic %d times", id, n)
+		}
+	}
+	if int64(len(seen)) != sent {
+		t.Errorf("%d exchanges are on the topic, %d were acknowledged", len(seen), sent)
+	}
+}
+
+// startBrokerAt starts a broker at an address that was free.
+func startBrokerAt(t *testing.T, address string) {
+	t.Helper()
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	number, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := kfake.NewCluster(kfake.Ports(number), kfake.NumBrokers(1), kfake.SeedTopics(6, defaultTopic))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+}
