@@ -216,6 +216,7 @@ func (s *Spool) owed(f *file) []settlement {
 func (s *Spool) settled(f *file, before counters, n int) {
 	s.mu.Lock()
 	f.owed = slices.Delete(f.owed, 0, n)
+	f.settled += int64(n)
 	s.stats.Acked += f.counters.acked - before.acked
 	s.stats.Rejected += f.counters.rejected - before.rejected
 	s.mu.Unlock()

@@ -16,8 +16,11 @@
 //	Adopted + Appended = Acked + Rejected + Evicted + SetAside + Pending
 //
 // Records are returned at least once. Peek returns the same records again
-// until Ack; what was published but not acknowledged when the process died is
-// returned to the process that adopts the file.
+// until Ack or Settle; what was published but not acknowledged when the process died is
+// returned to the process that adopts the file. A reader that cannot place some
+// records of a batch leaves them where they are ([Spool.Settle]) and comes back
+// to them ([Spool.PeekFrom], [Spool.Rewind]); what it has passed over is in
+// memory only, so that the next process begins with the oldest record again.
 //
 // # Files
 //

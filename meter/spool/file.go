@@ -46,15 +46,19 @@ type file struct {
 	size     int64 // bytes in use, free pages included
 
 	// Guarded by Spool.mu.
-	acked  uint64 // no record up to here is returned again, on disk or not yet
-	peeked uint64 // records up to here may be on their way; they are not evicted
-	owed   []settlement
-	gone   bool // removed or set aside
+	acked   uint64 // no record up to here is returned again, on disk or not yet
+	passed  uint64 // Peek goes on after it; see Settle
+	peeked  uint64 // records up to here may be on their way; they are not evicted
+	owed    []settlement
+	settled int64 // settlements that are durable
+	gone    bool  // removed or set aside
 }
 
-// settlement is one Ack: everything up to a sequence leaves the queue.
+// settlement is what one Ack or Settle takes out of the queue: everything up to
+// a sequence, or single records.
 type settlement struct {
 	upTo    uint64
+	seqs    []uint64 // ascending; nil: up to upTo
 	rejects []Reject
 }
 
@@ -279,7 +283,7 @@ func (w *writer) append(record []byte) error {
 
 // settle takes what s names out of the queue.
 func (w *writer) settle(s settlement) error {
-	keys, err := w.keys(0, func(seq uint64, _ int64) bool { return seq <= s.upTo })
+	keys, err := w.settledKeys(s)
 	if err != nil {
 		return err
 	}
@@ -305,6 +309,23 @@ func (w *writer) settle(s settlement) error {
 		}
 	}
 	return nil
+}
+
+// settledKeys returns the keys of what s names and the file still has.
+func (w *writer) settledKeys(s settlement) ([][]byte, error) {
+	if s.seqs == nil {
+		return w.keys(0, func(seq uint64, _ int64) bool { return seq <= s.upTo })
+	}
+	slab := make([]byte, 0, 8*len(s.seqs))
+	keys := make([][]byte, 0, len(s.seqs))
+	for _, seq := range s.seqs {
+		start := len(slab)
+		slab = appendKey(slab, seq)
+		if key := slab[start:]; w.records.Get(key) != nil {
+			keys = append(keys, key)
+		}
+	}
+	return keys, nil
 }
 
 // evict deletes the oldest records after a sequence until bytes are freed, and

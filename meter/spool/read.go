@@ -53,6 +53,12 @@ func (s *Spool) Ready() <-chan struct{} { return s.ready }
 // An error means that a damaged file was set aside; the next Peek goes on with
 // the next file.
 func (s *Spool) Peek(dst []Entry, maxRecords, maxBytes int) ([]Entry, error) {
+	return s.peek(dst, maxRecords, maxBytes, func(f *file) (after uint64, ok bool) { return max(f.acked, f.passed), true })
+}
+
+// peek reads from the first file that has something after the sequence that
+// start returns for it; start is called under s.mu.
+func (s *Spool) peek(dst []Entry, maxRecords, maxBytes int, start func(*file) (after uint64, ok bool)) ([]Entry, error) {
 	s.mu.Lock()
 	if s.closing {
 		s.mu.Unlock()
@@ -62,12 +68,14 @@ func (s *Spool) Peek(dst []Entry, maxRecords, maxBytes int) ([]Entry, error) {
 	s.mu.Unlock()
 	for _, f := range files {
 		s.mu.Lock()
-		after, skip := f.acked, f.counters.pending == 0
+		after, ok := start(f)
+		skip := !ok || f.counters.pending == 0
+		owed := f.owedAfter(after)
 		s.mu.Unlock()
 		if skip {
 			continue
 		}
-		out, err := f.peek(dst, after, maxRecords, maxBytes)
+		out, err := f.peek(dst, after, owed, maxRecords, maxBytes)
 		switch {
 		case errors.Is(err, ErrCorrupt):
 			return dst, s.do(task{after: func() error { return s.setAside(f, err) }})
@@ -93,7 +101,8 @@ func (s *Spool) isGone(f *file) bool {
 	return f.gone || s.closing
 }
 
-func (f *file) peek(dst []Entry, after uint64, maxRecords, maxBytes int) ([]Entry, error) {
+// peek reads records after a sequence, but for those that are owed.
+func (f *file) peek(dst []Entry, after uint64, owed map[uint64]bool, maxRecords, maxBytes int) ([]Entry, error) {
 	out := dst
 	err := f.view(func(tx *bolt.Tx, records *bolt.Bucket) error {
 		var slab []byte
@@ -119,6 +128,9 @@ func (f *file) peek(dst []Entry, after uint64, maxRecords, maxBytes int) ([]Entr
 				return fmt.Errorf("%w: keys are out of order", ErrCorrupt)
 			}
 			last = binary.BigEndian.Uint64(key)
+			if owed[last] {
+				continue
+			}
 			if len(v) > maxRecordBytes+headerSize {
 				return fmt.Errorf("%w: record of %d bytes", ErrCorrupt, len(v))
 			}
@@ -168,17 +180,9 @@ func (s *Spool) Ack(upTo Pos, rejects ...Reject) error {
 		return fmt.Errorf("acknowledge records of %q, which was set aside: %w", f.path, ErrCorrupt)
 	}
 	f.acked = max(f.acked, upTo.seq)
-	f.owed = append(f.owed, settlement{upTo.seq, slices.Clone(rejects)})
+	number := f.owe(settlement{upTo: upTo.seq, rejects: slices.Clone(rejects)})
 	s.mu.Unlock()
-	// No transaction of its own: what is owed goes with the next group.
-	return s.do(task{after: func() error {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if len(f.owed) == 0 {
-			return nil
-		}
-		return fmt.Errorf("acknowledge records, will be tried again: %w", s.stats.LastError)
-	}})
+	return s.awaitSettled(f, number)
 }
 
 // task is something that the committer does between transactions: before

@@ -266,7 +266,7 @@ func (v *View) Entries() iter.Seq2[Entry, error] {
 			return
 		}
 		for after := uint64(0); ; {
-			entries, err := v.file.peek(nil, after, viewRecords, viewBytes)
+			entries, err := v.file.peek(nil, after, nil, viewRecords, viewBytes)
 			for _, e := range entries {
 				after = e.Pos.seq
 				if !yield(e, nil) {
@@ -345,7 +345,7 @@ func (v *View) Oldest() (time.Time, bool) {
 	if v.Pending == 0 {
 		return time.Time{}, false
 	}
-	entries, err := v.file.peek(nil, 0, 1, 0)
+	entries, err := v.file.peek(nil, 0, nil, 1, 0)
 	if err != nil || len(entries) == 0 || entries[0].Time.IsZero() {
 		return time.Time{}, false
 	}
