@@ -150,14 +150,21 @@ func (in *instance) record(o *meter.Observation, t *ticket) {
 	}
 	settled := make(chan struct{})
 	err := in.sink.Enqueue(in.encode(&r, new(recordBuffer)), func(err error) {
+		if in.process.repeats(err) {
+			return
+		}
 		t.end(placeOf(err))
 		close(settled)
 	})
-	if err != nil {
+	switch {
+	case in.process.repeats(err):
+		select {} // until the process exits
+	case err != nil:
 		t.end(placeOf(err))
-		return
-	}
-	if !wait(settled) {
+	case !wait(settled):
+		if in.process.leaving.Load() {
+			select {}
+		}
 		in.process.ledger.handOversLate.Inc()
 	}
 }

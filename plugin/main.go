@@ -121,6 +121,7 @@ func (p *process) drainOnSignal() {
 	<-stop
 	ctx, cancel := context.WithTimeout(context.Background(), drainLimit)
 	defer cancel()
+	p.leaving.Store(true)
 	p.lane.close()
 	if err := p.close(ctx); err != nil {
 		p.log.Warn("stop; the next process publishes what is left in the spool", "error", err)

@@ -20,6 +20,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"kafka-metering/meter/relay"
+	"kafka-metering/meter/spool"
 )
 
 // Defaults of what neither an instance nor the process's file gives.
@@ -49,6 +50,8 @@ type process struct {
 
 	recording sync.Once
 	records   *recorder // see recorder()
+
+	leaving atomic.Bool // it exits as soon as what can be published is; see repeats
 
 	mu        sync.Mutex
 	pipelines map[string]*pipeline
@@ -124,6 +127,12 @@ func readConnection(path string) (settings relay.Settings, spoolDir string, err 
 	}
 	settings, err = connection.relaySettings()
 	return settings, p.file.SpoolDir, err
+}
+
+// repeats reports whether an exchange has come too late for this process, which is about to exit. Its handler then does not return:
+// Kong takes the end of its connection for a process that died, and hands the exchange over to the next one.
+func (p *process) repeats(err error) bool {
+	return p.leaving.Load() && errors.Is(err, spool.ErrClosed)
 }
 
 // connection returns the connection that c uses: its own where it names brokers, else the process's, whose topic and
