@@ -16,40 +16,99 @@ import (
 	"kafka-metering/schema"
 )
 
-// TestReadmeTablesAreGenerated holds the tables of README.md and what they are made from together.
+// TestReadmeTablesAreGenerated holds the tables of README.md and docs/ and what they are made from together.
 func TestReadmeTablesAreGenerated(t *testing.T) {
-	path := filepath.Join("..", "README.md")
-	before, err := os.ReadFile(path)
+	for file, tables := range map[string]map[string]string{
+		"README.md":             {"example": exampleEvent(t)},
+		"docs/configuration.md": {"config": schema.ConfigTable()},
+		"docs/metrics.md":       {"metrics": metricsTable()},
+		"docs/events.md": {
+			"event":             schema.EventTable(""),
+			"kong.api_request":  schema.EventTable("kong.api_request"),
+			"kong.llm_request":  schema.EventTable("kong.llm_request"),
+			"kong.llm_usage":    schema.EventTable("kong.llm_usage"),
+			"kong.metering_gap": schema.EventTable("kong.metering_gap"),
+		},
+	} {
+		path := filepath.Join("..", filepath.FromSlash(file))
+		before, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		page := string(before)
+		for marker, text := range tables {
+			open, end := "<!-- "+marker+" -->\n", "<!-- /"+marker+" -->"
+			head, rest, ok := strings.Cut(page, open)
+			_, tail, closed := strings.Cut(rest, end)
+			if !ok || !closed {
+				t.Fatalf("%s has no %s … %s", file, strings.TrimSpace(open), end)
+			}
+			page = head + open + strings.TrimRight(text, "\n") + "\n" + end + tail
+		}
+		if *update {
+			if err := os.WriteFile(path, []byte(page), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		if diff := cmp.Diff(page, string(before)); diff != "" {
+			t.Errorf("%s is out of date: run go test ./plugin -run Readme -update (-want +got):\n%s", file, diff)
+		}
+	}
+}
+
+// TestLinksOfThePagesLeadSomewhere follows the links of README.md and docs/ to files and, within a page, to headings.
+func TestLinksOfThePagesLeadSomewhere(t *testing.T) {
+	pages, err := filepath.Glob(filepath.Join("..", "docs", "*.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	readme := string(before)
-	for marker, text := range map[string]string{
-		"config":           schema.ConfigTable(),
-		"event":            schema.EventTable(""),
-		"kong.api_request": schema.EventTable("kong.api_request"),
-		"kong.llm_request": schema.EventTable("kong.llm_request"),
-		"kong.llm_usage":   schema.EventTable("kong.llm_usage"),
-		"example":          exampleEvent(t),
-		"metrics":          metricsTable(),
-	} {
-		open, end := "<!-- "+marker+" -->\n", "<!-- /"+marker+" -->"
-		head, rest, ok := strings.Cut(readme, open)
-		_, tail, closed := strings.Cut(rest, end)
-		if !ok || !closed {
-			t.Fatalf("README.md has no %s … %s", strings.TrimSpace(open), end)
-		}
-		readme = head + open + strings.TrimRight(text, "\n") + "\n" + end + tail
-	}
-	if *update {
-		if err := os.WriteFile(path, []byte(readme), 0o644); err != nil {
+	found := 0
+	for _, page := range append(pages, filepath.Join("..", "README.md")) {
+		text, err := os.ReadFile(page)
+		if err != nil {
 			t.Fatal(err)
 		}
-		return
+		for _, link := range regexp.MustCompile(`\]\(([^)\s]+)\)`).FindAllStringSubmatch(string(text), -1) {
+			file, heading, _ := strings.Cut(link[1], "#")
+			if strings.Contains(file, "://") {
+				continue
+			}
+			found++
+			target := page
+			if file != "" {
+				target = filepath.Join(filepath.Dir(page), filepath.FromSlash(file))
+			}
+			info, err := os.Stat(target)
+			if err != nil {
+				t.Errorf("%s links to %s: %v", page, link[1], err)
+				continue
+			}
+			if heading == "" || info.IsDir() {
+				continue
+			}
+			there, err := os.ReadFile(target)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Contains(anchors(string(there)), heading) {
+				t.Errorf("%s links to %s, and there is no such heading", page, link[1])
+			}
+		}
 	}
-	if diff := cmp.Diff(readme, string(before)); diff != "" {
-		t.Errorf("README.md is out of date: run go test ./plugin -run Readme -update (-want +got):\n%s", diff)
+	if found < 15 {
+		t.Errorf("%d links were found", found)
 	}
+}
+
+// anchors are the names that GitHub gives the headings of a page.
+func anchors(page string) []string {
+	var names []string
+	for _, heading := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllStringSubmatch(page, -1) {
+		name := regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(strings.ToLower(heading[1]), "")
+		names = append(names, strings.ReplaceAll(name, " ", "-"))
+	}
+	return names
 }
 
 // exampleEvent is an event of the golden exchange of a chat.
@@ -82,12 +141,9 @@ func metricsTable() string {
 	return b.String()
 }
 
-// TestEveryMetricIsDescribed holds the metrics of a process, their descriptions and README.md together.
+// TestEveryMetricIsDescribed holds the metrics of a process and their descriptions together, and finds pages that name
+// others.
 func TestEveryMetricIsDescribed(t *testing.T) {
-	readme, err := os.ReadFile(filepath.Join("..", "README.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	var exposed, described strings.Builder
 	testProcess(t).ledger.set.WritePrometheus(&exposed)
 	for _, m := range metricsHelp {
@@ -101,7 +157,19 @@ func TestEveryMetricIsDescribed(t *testing.T) {
 	if diff := cmp.Diff(names(exposed.String()), names(described.String())); diff != "" {
 		t.Errorf("the process and metricsHelp name different metrics (-process +metricsHelp):\n%s", diff)
 	}
-	if diff := cmp.Diff(names(exposed.String()), names(string(readme))); diff != "" {
-		t.Errorf("the process and README.md name different metrics (-process +README.md):\n%s", diff)
+	pages, err := filepath.Glob(filepath.Join("..", "docs", "*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range append(pages, filepath.Join("..", "README.md")) {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names(string(text)) {
+			if !slices.Contains(names(exposed.String()), name) {
+				t.Errorf("%s names the metric %s, and there is none", page, name)
+			}
+		}
 	}
 }
