@@ -1,6 +1,11 @@
 package meter
 
-import "time"
+import (
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
 
 // SpecVersion is the version of CloudEvents that the events follow.
 const SpecVersion = "1.0"
@@ -26,6 +31,20 @@ func FormatTime(t time.Time) string {
 	b := t.UTC().AppendFormat(space[:0], time.RFC3339) // which has a fast path; a layout with milliseconds has none
 	ms := t.Nanosecond() / 1e6
 	return string(append(b[:len(b)-1], '.', byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10), 'Z'))
+}
+
+// attributeText returns s as an attribute of a CloudEvent may hold it: bytes that are not UTF-8, control characters and
+// Unicode's noncharacters become U+FFFD.
+func attributeText(s string) string {
+	if plain(s) && strings.IndexByte(s, 0x7f) < 0 {
+		return s
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || r >= 0xfdd0 && r <= 0xfdef || r&0xfffe == 0xfffe {
+			return utf8.RuneError
+		}
+		return r
+	}, strings.ToValidUTF8(s, "\ufffd"))
 }
 
 // headerPrefix stands before an attribute's name where it is a header of a Kafka record (CloudEvents' Kafka protocol

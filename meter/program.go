@@ -206,7 +206,7 @@ func (p *Program) Events(o *Observation) Result {
 	} else {
 		r.NoStartTime = true
 	}
-	id := strings.ToValidUTF8(o.RequestID(), "\ufffd")
+	id := attributeText(o.RequestID())
 	if id == "" || len(id) > maxText {
 		id, r.NoRequestID = fingerprint(o.log), true
 	}
@@ -241,7 +241,7 @@ func (p *Program) subject(o *Observation) string {
 			s, isText = raw, true
 		}
 		if isText && s != "" && len(s) <= maxText {
-			return strings.ToValidUTF8(s, "\ufffd")
+			return attributeText(s)
 		}
 	}
 	return ""
@@ -527,17 +527,27 @@ func (r *Result) cut(s string) string {
 	return s[:maxText]
 }
 
-// traceParent returns s if it has the form of a W3C traceparent header, else "": the client may send anything.
+// traceParent returns s if it is a W3C traceparent header, else "": the client may send anything.
 func traceParent(s string) string {
+	const zeros = "00000000000000000000000000000000"
 	if len(s) != 55 || s[2] != '-' || s[35] != '-' || s[52] != '-' {
 		return ""
 	}
-	for i := range len(s) {
-		if c := s[i]; c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return ""
-		}
+	version, trace, parent, flags := s[:2], s[3:35], s[36:52], s[53:]
+	if !isHex(version) || !isHex(trace) || !isHex(parent) || !isHex(flags) || version == "ff" || trace == zeros || parent == zeros[:16] {
+		return ""
 	}
 	return s
+}
+
+// isHex reports whether s is lower-case hexadecimal digits.
+func isHex(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
 }
 
 // fingerprint identifies an exchange that Kong gave no id. It does not depend on the order of members, which Kong does

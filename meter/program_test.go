@@ -278,6 +278,7 @@ func TestSubject(t *testing.T) {
 		"an object names nobody":               {[]SubjectSource{{"consumer", "id"}}, log(`,"consumer":{"id":{}}`), AnonymousSubject, true},
 		"a value too long for a key is none":   {[]SubjectSource{{"consumer", "id"}}, log(`,"consumer":{"id":"` + strings.Repeat("x", 257) + `"}`), AnonymousSubject, true},
 		"bytes that are not UTF-8 become U+FF": {[]SubjectSource{{"consumer", "id"}}, log(",\"consumer\":{\"id\":\"a\xffb\"}"), "a\ufffdb", false},
+		"so does what no attribute may hold":   {[]SubjectSource{{"consumer", "id"}}, log(`,"consumer":{"id":"a\u0000\u007f\u0085\uffffb\"é\\"}`), "a" + strings.Repeat("\ufffd", 4) + "b\"é\\", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, r := evaluate(t, Settings{Meters: []Meter{APIRequests()}, SubjectSources: test.sources}, test.log, nil)
@@ -399,7 +400,12 @@ func TestTheStructuredEventIsReadable(t *testing.T) {
 
 func TestATraceParentIsTakenOnlyInW3CForm(t *testing.T) {
 	const good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-	for s, want := range map[string]string{good: good, "": "", strings.ToUpper(good): "", good[:54] + "\n": "", good + "0": ""} {
+	for s, want := range map[string]string{
+		good: good, "": "", strings.ToUpper(good): "", good[:54] + "\n": "", good + "0": "",
+		"ff" + good[2:]: "", "01" + good[2:]: "01" + good[2:],
+		"00-" + strings.Repeat("-", 32) + good[35:]: "", // dashes where digits belong
+		"00-" + strings.Repeat("0", 32) + good[35:]: "", good[:36] + strings.Repeat("0", 16) + "-01": "",
+	} {
 		if got := traceParent(s); got != want {
 			t.Errorf("%q: got %q", s, got)
 		}
