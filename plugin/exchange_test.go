@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -72,7 +71,7 @@ func testInstance(t testing.TB, p *process, config string) (*instance, *collecto
 		t.Fatal(problems)
 	}
 	sink := &collector{}
-	in.sink, in.sequence = sink, p.sequence("", in.topic, "test")
+	in.handOverTo(sink, "", c)
 	return in, sink
 }
 
@@ -262,23 +261,5 @@ func TestRecentForgetsOnlyWhatIsOld(t *testing.T) {
 	done()
 	if again, first := r.claim("new"); again != nil || first != nil {
 		t.Error("an id that is done is not recognised")
-	}
-}
-
-func TestSequenceIsContiguousAndOrderedAsText(t *testing.T) {
-	p := testProcess(t)
-	s := p.sequence("a", "t", "/kong/x")
-	if p.sequence("a", "t", "/kong/x") != s || p.sequence("a", "u", "/kong/x") == s {
-		t.Error("a sequence belongs to one pipeline, topic and source")
-	}
-	var texts []string
-	for range 5 {
-		first := s.take(3)
-		for i := range uint64(3) {
-			texts = append(texts, s.format(first+i))
-		}
-	}
-	if texts[0] != "1795428217000-000000000001" || texts[14] != "1795428217000-000000000015" || !slices.IsSorted(texts) {
-		t.Error(texts)
 	}
 }

@@ -32,10 +32,10 @@ type instance struct {
 	dryRun     bool
 	topic      string
 	source     string
-	deadLetter bool // exchanges without a customer go to the dead-letter topic
 	sink       sink
 	sequence   *sequence
-	plugin     string // Kong's id of it
+	deadLetter *sequence // of exchanges without a customer, where they go to the dead-letter topic; else nil
+	plugin     string    // Kong's id of it
 	problems   string
 }
 
@@ -53,22 +53,31 @@ func (p *process) newInstance(c *Config) *instance {
 	if err != nil {
 		problems = append(problems, err)
 	}
-	pipeline, err := p.pipeline(connection, shared, c.identity.Seq)
+	v := p.configVersion(c.identity.Seq)
+	pipeline, err := p.pipeline(connection, shared, v)
 	if err != nil {
 		problems = append(problems, err)
 	}
 	if c.Record {
 		in.recorder = p.recorder()
 	}
-	in.sink, in.sequence = pipeline, p.sequence(pipeline.dir, in.topic, in.source)
+	in.handOverTo(pipeline, pipeline.dir, c)
 	if err := errors.Join(problems...); err != nil {
 		text := fmt.Sprintf("kafka-metering: plugin %s: ", c.identity.PluginID) + strings.ReplaceAll(err.Error(), "\n", "; ")
 		in.problems = strings.ToValidUTF8(text[:min(len(text), 2048)], "")
 		p.ledger.configProblems.Add(len(problems))
 		p.log.Warn("the configuration has problems; what can be metered is", "problems", in.problems)
 	}
-	p.book.set(problem{Plugin: in.plugin, Route: c.identity.RouteID, Text: in.problems, Since: p.now(), seq: c.identity.Seq})
+	p.book.set(problem{Plugin: in.plugin, Route: c.identity.RouteID, Text: in.problems, Since: p.now(), version: v})
 	return in
+}
+
+// handOverTo sets where the events go.
+func (in *instance) handOverTo(s sink, pipeline string, c *Config) {
+	in.sink, in.sequence = s, in.process.sequence(pipeline, in.topic, in.source, false)
+	if c.Subject.OnMissing == string(meter.MissingDeadLetter) {
+		in.deadLetter = in.process.sequence(pipeline, in.topic, in.source, true)
+	}
 }
 
 // compile is newInstance without the connection.
@@ -76,14 +85,13 @@ func (p *process) compile(c *Config) (*instance, []error) {
 	problems := slices.Clone(c.problems)
 	connection, _, _ := p.connection(c)
 	in := &instance{
-		process:    p,
-		llm:        c.LLM,
-		binary:     c.Format == formatBinary,
-		dryRun:     c.DryRun,
-		deadLetter: c.Subject.OnMissing == string(meter.MissingDeadLetter),
-		plugin:     c.identity.PluginID,
-		topic:      connection.Topic,
-		source:     "/kong/" + connection.ClusterName + "/" + p.node,
+		process: p,
+		llm:     c.LLM,
+		binary:  c.Format == formatBinary,
+		dryRun:  c.DryRun,
+		plugin:  c.identity.PluginID,
+		topic:   connection.Topic,
+		source:  "/kong/" + connection.ClusterName + "/" + p.node,
 	}
 	var err error
 	in.program, err = meter.Compile(meter.Settings{
@@ -197,16 +205,21 @@ func (in *instance) encode(r *meter.Result, b *recordBuffer) [][]byte {
 	if r.NoStartTime {
 		r.SetTime(now)
 	}
-	dead := ""
-	if r.SubjectMissing && in.deadLetter {
-		dead = "no subject"
-	}
-	first, recorded := in.sequence.take(len(r.Events)), meter.FormatTime(now)
+	numbers, dead := in.numbers(r)
+	numbers.number(r.Events)
+	recorded := meter.FormatTime(now)
 	for i := range r.Events {
-		e := &r.Events[i]
-		e.Sequence, e.RecordedTime = in.sequence.format(first+uint64(i)), recorded
+		r.Events[i].RecordedTime = recorded
 	}
 	return b.encode(r.Events, in.topic, dead, in.binary)
+}
+
+// numbers returns the sequence of an exchange's events, and why they go to the dead-letter topic, if they do.
+func (in *instance) numbers(r *meter.Result) (_ *sequence, dead string) {
+	if r.SubjectMissing && in.deadLetter != nil {
+		return in.deadLetter, "no subject"
+	}
+	return in.sequence, ""
 }
 
 // wait waits for done at most handOverLimit; a nil done is done.

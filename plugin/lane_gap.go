@@ -64,23 +64,25 @@ type gap struct {
 
 // gapEvent is a gap that is told through an instance.
 type gapEvent struct {
-	in  *instance
-	gap gap
-	id  string
+	in     *instance
+	gap    gap
+	id     string
+	events []meter.Event // it, once it has a number
 }
 
 // records returns the event's record. Its subject is the source: nobody is billed for it.
-func (g gapEvent) records() [][]byte {
+func (g *gapEvent) records() [][]byte {
 	data, err := json.Marshal(g.gap)
 	if err != nil {
 		panic("bug: " + err.Error())
 	}
 	now := meter.FormatTime(g.in.process.now())
-	e := meter.Event{
+	g.events = []meter.Event{{
 		ID: g.id, Source: g.in.source, Type: typeGap, Subject: g.in.source, Time: now, DataSchema: schema.DataSchema(typeGap),
-		Sequence: g.in.sequence.format(g.in.sequence.take(1)), RecordedTime: now, Data: data,
-	}
-	return new(recordBuffer).encode([]meter.Event{e}, g.in.topic, "", g.in.binary)
+		RecordedTime: now, Data: data,
+	}}
+	g.in.sequence.number(g.events)
+	return new(recordBuffer).encode(g.events, g.in.topic, "", g.in.binary)
 }
 
 // gaps returns the events that tell of a batch's drops, and of the exchanges that are missing.

@@ -368,8 +368,14 @@ func TestASpoolThatCannotBeWrittenLeavesTheBatchToTheWorker(t *testing.T) {
 	if got := w.ask(batch(1, true, nil, plain(1), plain(2))); got != "OK 1" {
 		t.Errorf("the answer is %q", got)
 	}
-	if got := ids(p.spooled(t), meter.TypeAPIRequest); len(got) != 2 {
+	spooled := p.spooled(t)
+	if got := ids(spooled, meter.TypeAPIRequest); len(got) != 2 {
 		t.Errorf("in the spool are %v", got)
+	}
+	for _, e := range spooled {
+		if number := e.Get("sequence").Str; number != "1795428217000-000000000001" && number != "1795428217000-000000000002" {
+			t.Errorf("an event has the number %s: what was put off is no gap", number)
+		}
 	}
 	p.ended(t, map[place]uint64{placeSpooled: 2})
 	if p.ledger.batchesLater.Get() != 1 {

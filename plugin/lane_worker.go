@@ -184,8 +184,8 @@ func (b *laneBatch) spool(gaps []gapEvent) (places []place, err error) {
 			groupOf(e.in.sink).add(i, e.in.encode(&e.result, records))
 		}
 	}
-	for _, g := range gaps {
-		groupOf(g.in.sink).add(-1, g.records())
+	for i := range gaps {
+		groupOf(gaps[i].in.sink).add(-1-i, gaps[i].records())
 	}
 	for _, g := range groups {
 		g.start()
@@ -210,8 +210,14 @@ func (b *laneBatch) spool(gaps []gapEvent) (places []place, err error) {
 	recent := b.session.l.p.recent
 	for _, g := range groups {
 		for n, i := range g.exchanges {
-			if i >= 0 && g.errs[n] == nil && b.exchanges[i].id != "" {
+			switch {
+			case g.errs[n] == nil && i >= 0 && b.exchanges[i].id != "":
 				recent.add(b.exchanges[i].id)
+			case g.errs[n] != nil && i >= 0:
+				numbers, _ := b.exchanges[i].in.numbers(&b.exchanges[i].result)
+				numbers.giveBack(b.exchanges[i].result.Events)
+			case g.errs[n] != nil:
+				gaps[-1-i].in.sequence.giveBack(gaps[-1-i].events)
 			}
 		}
 	}
@@ -227,7 +233,7 @@ func isForGood(err error) bool {
 // handOver is what one sink gets of a batch.
 type handOver struct {
 	sink      sink
-	exchanges []int // indexes into the batch
+	exchanges []int // indexes into the batch; -1-i is gap i
 	records   [][][]byte
 	errs      []error
 	done      sync.WaitGroup

@@ -34,8 +34,8 @@ type pipeline struct {
 	p   *process
 
 	mu         sync.Mutex
-	seq        int        // of the instance whose settings are in force
-	connection Connection // of the same
+	version    configVersion // of the instance whose settings are in force
+	connection Connection    // of the same
 	queue      Queue
 	settings   relay.Settings
 	spool      *spool.Spool // nil while it cannot be opened
@@ -46,25 +46,25 @@ type pipeline struct {
 }
 
 func newPipeline(p *process, dir string) *pipeline {
-	return &pipeline{dir: dir, p: p, seq: -1}
+	return &pipeline{dir: dir, p: p, version: configVersion{seq: -1}}
 }
 
 // configure puts the settings of an instance in force, unless those of a newer one are, and starts what does not run.
-func (l *pipeline) configure(c Connection, seq int) error {
+func (l *pipeline) configure(c Connection, v configVersion) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if seq < l.seq {
+	if v.olderThan(l.version) {
 		return nil
 	}
 	c.Topic, c.ClusterName = "", "" // the records'
 	if l.relay != nil && reflect.DeepEqual(c, l.connection) {
-		l.seq = seq // another instance of the same, which Kong may start for every exchange
+		l.version = v // another instance of the same, which Kong may start for every exchange
 		return nil
 	}
 	settings, err := c.relaySettings()
 	settings.Logger = l.p.log
 	l.connection = c
-	l.seq, l.settings, l.queue = seq, settings, c.Queue
+	l.version, l.settings, l.queue = v, settings, c.Queue
 	if l.relay != nil {
 		return errors.Join(err, l.relay.Update(settings))
 	}
@@ -235,7 +235,7 @@ func (p *process) resume() {
 		return
 	}
 	connection, _, _ := p.connection(&Config{})
-	if _, err := p.pipeline(connection, true, 0); err != nil {
+	if _, err := p.pipeline(connection, true, p.configVersion(0)); err != nil {
 		p.log.Error("resume", "error", err)
 	}
 }

@@ -18,7 +18,7 @@ type problem struct {
 	Text   string // "" since it was mended
 	Since  time.Time
 
-	seq int // of the instance that found it
+	version configVersion
 }
 
 // problemBook remembers the problems of each plugin's newest configuration.
@@ -33,7 +33,7 @@ func (b *problemBook) set(p problem) {
 	defer b.mu.Unlock()
 	old, known := b.pages[p.Plugin]
 	switch {
-	case known && old.seq > p.seq, !known && p.Text == "":
+	case known && p.version.olderThan(old.version), !known && p.Text == "":
 		return
 	case known && old.Text == p.Text:
 		p.Since = old.Since

@@ -12,7 +12,6 @@ import (
 	"reflect"
 	"runtime/debug"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,6 +39,7 @@ type process struct {
 	log      *slog.Logger
 	now      func() time.Time
 	started  time.Time
+	prefix   string // of Kong
 	node     string
 	spoolDir string
 	file     processFile
@@ -76,7 +76,7 @@ func newProcess(prefix string, log *slog.Logger) *process {
 	}
 	p := &process{
 		ledger: newLedger(), recent: newRecent(), log: log, now: time.Now, started: time.Now(),
-		node:      host,
+		prefix: prefix, node: host,
 		spoolDir:  filepath.Join(prefix, pluginName+".spool"),
 		file:      processFile{Connection: defaultConnection()},
 		pipelines: map[string]*pipeline{}, sequences: map[string]*sequence{},
@@ -156,9 +156,34 @@ func (p *process) connection(c *Config) (_ Connection, shared bool, _ error) {
 	return connection, true, errors.Join(errs...)
 }
 
+// configVersion tells which of two configurations is the newer one. Kong numbers them (__seq__) from 1 on each time that it is
+// started, and this process may outlive Kong.
+type configVersion struct {
+	kong string // which run of Kong; "" where that is not known
+	seq  int
+}
+
+// olderThan reports whether v is of the same run of Kong as o, and of a lower number.
+func (v configVersion) olderThan(o configVersion) bool { return v.kong == o.kong && v.seq < o.seq }
+
+// configVersion is that of a configuration which Kong hands over now. A run of Kong is known by nginx's pid file, which a start
+// writes anew and a reload, in which workers of either configuration live side by side, does not touch.
+func (p *process) configVersion(seq int) configVersion {
+	path := filepath.Join(p.prefix, "pids", "nginx.pid")
+	pid, err := os.ReadFile(path)
+	if err != nil {
+		return configVersion{seq: seq}
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return configVersion{seq: seq}
+	}
+	return configVersion{kong: string(bytes.TrimSpace(pid)) + " " + info.ModTime().String(), seq: seq}
+}
+
 // pipeline returns the pipeline of a connection, which it starts when it is new. Of several instances with one
-// connection the one with the highest sequence number, the newest, decides its settings. The pipeline is never nil.
-func (p *process) pipeline(connection Connection, shared bool, seq int) (*pipeline, error) {
+// connection the newest decides its settings. The pipeline is never nil.
+func (p *process) pipeline(connection Connection, shared bool, v configVersion) (*pipeline, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	key := connection.key(shared)
@@ -167,42 +192,8 @@ func (p *process) pipeline(connection Connection, shared bool, seq int) (*pipeli
 		running = newPipeline(p, filepath.Join(p.spoolDir, key))
 		p.pipelines[key] = running
 	}
-	return running, running.configure(connection, seq)
+	return running, running.configure(connection, v)
 }
-
-// sequence returns the counter of the events that one source sends to one topic through one pipeline.
-func (p *process) sequence(pipeline, topic, source string) *sequence {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	key := pipeline + "\x00" + topic + "\x00" + source
-	if p.sequences[key] == nil {
-		p.sequences[key] = &sequence{prefix: strconv.FormatInt(p.started.UnixMilli(), 10) + "-"}
-	}
-	return p.sequences[key]
-}
-
-// sequence numbers events: contiguous for one source, topic and process start, so that a gap is a lost event. Text order
-// is numeric order.
-type sequence struct {
-	prefix string
-	last   atomic.Uint64
-}
-
-// take takes n numbers and returns the first.
-func (s *sequence) take(n int) uint64 { return s.last.Add(uint64(n)) - uint64(n) + 1 }
-
-func (s *sequence) format(number uint64) string {
-	const digits = 12
-	var space [64]byte
-	text := strconv.AppendUint(append(space[:0], s.prefix...), number, 10)
-	if missing := digits - (len(text) - len(s.prefix)); missing > 0 {
-		text = slices.Insert(text, len(s.prefix), zeros[:missing]...)
-	}
-	return string(text)
-}
-
-// zeros fill a number up.
-var zeros = []byte("000000000000")
 
 // reportPanic logs a recovered panic, the first few in full: a panic for each exchange must not fill Kong's log.
 func (p *process) reportPanic(cause any) {

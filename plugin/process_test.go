@@ -2,11 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // withFile is a process that was started with -config and this file.
@@ -107,6 +109,43 @@ func TestInstancesWithOneConnectionShareASpoolAndTheNewestDecides(t *testing.T) 
 	}
 	if got := first.sink.(*pipeline).settings.MaxBatchRecords; got != 3 {
 		t.Errorf("settings of the instance with %d are in force, want those of the newest", got)
+	}
+}
+
+// TestAProcessThatOutlivesKongTakesTheSettingsOfTheNextOne starts Kong anew, whose configurations begin with number 1 again.
+func TestAProcessThatOutlivesKongTakesTheSettingsOfTheNextOne(t *testing.T) {
+	p := testProcess(t)
+	pid := filepath.Join(p.prefix, "pids", "nginx.pid")
+	if err := os.Mkdir(filepath.Dir(pid), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.close(t.Context()) })
+	start := func(at time.Time) {
+		t.Helper()
+		if err := os.WriteFile(pid, []byte("1\n"), 0o600); err != nil { // in a container it is always 1
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(pid, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set := func(seq, batch int, meters string) int {
+		t.Helper()
+		in := p.newInstance(parsed(t, p, fmt.Sprintf(
+			`{"bootstrap_servers":[{"host":"127.0.0.1","port":1}],"__plugin_id":"p","__seq__":%d,"queue":{"max_batch_size":%d},"meters":[%s]}`, seq, batch, meters)))
+		l := in.sink.(*pipeline)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.settings.MaxBatchRecords
+	}
+	const wrong = `{"slug":"a","aggregation":"SUM","value":"1 +"}`
+	start(time.UnixMilli(1795428217000))
+	if set(7, 70, wrong); set(5, 50, "") != 70 || len(p.book.all()) != 1 {
+		t.Error("an older worker's configuration is in force")
+	}
+	start(time.UnixMilli(1795428299000))
+	if got := set(1, 10, ""); got != 10 || len(p.book.all()) != 0 {
+		t.Errorf("batches of %d, %d problems: those of the Kong before", got, len(p.book.all()))
 	}
 }
 

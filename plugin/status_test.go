@@ -316,15 +316,15 @@ func TestAProblemIsOfThePluginsNewestConfiguration(t *testing.T) {
 		}
 		return m
 	}
-	b.set(problem{Plugin: "a", seq: 2, Text: "wrong"})
-	b.set(problem{Plugin: "a", seq: 1, Text: "older"})
-	b.set(problem{Plugin: "b", seq: 1, Text: "other"})
-	b.set(problem{Plugin: "c", seq: 1})
+	b.set(problem{Plugin: "a", version: configVersion{seq: 2}, Text: "wrong"})
+	b.set(problem{Plugin: "a", version: configVersion{seq: 1}, Text: "older"})
+	b.set(problem{Plugin: "b", version: configVersion{seq: 1}, Text: "other"})
+	b.set(problem{Plugin: "c", version: configVersion{seq: 1}})
 	if diff := cmp.Diff(map[string]string{"a": "wrong", "b": "other"}, texts()); diff != "" {
 		t.Error(diff)
 	}
-	b.set(problem{Plugin: "a", seq: 3})
-	b.set(problem{Plugin: "a", seq: 2, Text: "wrong"}) // a worker that lags behind
+	b.set(problem{Plugin: "a", version: configVersion{seq: 3}})
+	b.set(problem{Plugin: "a", version: configVersion{seq: 2}, Text: "wrong"}) // a worker that lags behind
 	if diff := cmp.Diff(map[string]string{"b": "other"}, texts()); diff != "" {
 		t.Error(diff)
 	}
