@@ -3,22 +3,16 @@ package main
 import (
 	"bytes"
 	"cmp"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"reflect"
 	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"go.yaml.in/yaml/v3"
-
-	"kafka-metering/meter/relay"
 	"kafka-metering/meter/spool"
 )
 
@@ -59,15 +53,6 @@ type process struct {
 	panics    atomic.Int64
 }
 
-// processFile is the YAML file of the flag -config: the connection, with the names of the plugin's configuration, and
-// what only a process has.
-type processFile struct {
-	Connection
-
-	Node     string `json:"node"`      // the node's name in the events' source; default: the host name
-	SpoolDir string `json:"spool_dir"` // default: kafka-metering.spool in Kong's prefix
-}
-
 // newProcess returns the state of a plugin server that keeps its spools below prefix.
 func newProcess(prefix string, log *slog.Logger) *process {
 	host, err := os.Hostname()
@@ -83,50 +68,6 @@ func newProcess(prefix string, log *slog.Logger) *process {
 	}
 	p.registerMetrics()
 	return p
-}
-
-// readFile reads the file of the flag -config. What is wrong in it does not stop the process, whose exchanges would be
-// lost: it becomes a problem that the plugin reports.
-func (p *process) readFile(path string) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		p.problems = append(p.problems, fmt.Errorf("-config: %w", err))
-		return
-	}
-	var tree map[string]any
-	if err := yaml.Unmarshal(data, &tree); err != nil {
-		p.problems = append(p.problems, fmt.Errorf("-config %s: %w", path, err))
-		return
-	}
-	fields := map[string]json.RawMessage{}
-	for name, value := range tree {
-		raw, err := json.Marshal(value)
-		if err != nil {
-			p.problems = append(p.problems, fmt.Errorf("-config %s: %s: %w", path, name, err))
-			continue
-		}
-		fields[name] = raw
-	}
-	for _, err := range decodeFields(reflect.ValueOf(&p.file).Elem(), fields) {
-		p.problems = append(p.problems, fmt.Errorf("-config %s: %w", path, err))
-	}
-	for name := range fields {
-		p.problems = append(p.problems, fmt.Errorf("-config %s: unknown field %q", path, name))
-	}
-	p.node = cmp.Or(p.file.Node, p.node)
-	p.spoolDir = cmp.Or(p.file.SpoolDir, p.spoolDir)
-}
-
-// readConnection is how commands read the file of the flag -config.
-func readConnection(path string) (settings relay.Settings, spoolDir string, err error) {
-	p := newProcess("", slog.New(slog.DiscardHandler))
-	p.readFile(path)
-	connection, _, err := p.connection(&Config{})
-	if err != nil {
-		return settings, "", err
-	}
-	settings, err = connection.relaySettings()
-	return settings, p.file.SpoolDir, err
 }
 
 // repeats reports whether an exchange has come too late for this process, which is about to exit. Its handler then does not return:

@@ -69,18 +69,37 @@ queue: {max_batch_size: 7}
 }
 
 func TestEveryProblemOfTheProcessFileIsReportedAndTheRestCounts(t *testing.T) {
-	p := withFile(t, "bootstrap_servers: [{host: kafka}]\ntopic: 7\nbrokers: kafka\nqueue: fast\n")
+	p := withFile(t, `
+bootstrap_servers: [{host: kafka}, {host: "kafka:9092"}]
+topic: 7
+cluster_name: prod/eu
+brokers: kafka
+meters: []
+node: a/b
+keepalive: fast
+timeout: 1
+queue: {max_bytes: 5, max_batch_size: 7}
+authentication: {strategy: sasl, mechanism: PLAIN, user: metering, password: "{vault://env/kafka-password}"}
+`)
 	_, _, err := p.connection(parsed(t, p, `{}`))
 	if err == nil {
 		t.Fatal("no problem is reported")
 	}
-	for _, want := range []string{"topic: expected string, got number", `unknown field "brokers"`, "queue: expected"} {
+	for _, want := range []string{
+		"topic: expected a string", "cluster_name: invalid value", "brokers: unknown field", `unknown field "meters"`, "node: must be",
+		"keepalive: expected an integer", "timeout: value should be between", "queue.max_bytes: value should be between",
+		"bootstrap_servers[2].host: must be one host name", "authentication.password: references to vaults",
+	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("not reported: %s\n%v", want, err)
 		}
 	}
-	if len(p.file.BootstrapServers) != 1 {
+	f, d := p.file, defaultConnection()
+	if len(f.BootstrapServers) != 2 || f.Queue.MaxBatchSize != 7 || f.Authentication.User != "metering" {
 		t.Error("what is right in the file does not count")
+	}
+	if f.Topic != "" || f.ClusterName != "" || p.node == "a/b" || f.Timeout != d.Timeout || f.Queue.MaxBytes != d.Queue.MaxBytes {
+		t.Error("what is wrong in the file counts")
 	}
 	if missing := testProcess(t); true {
 		missing.readFile("no such file")
