@@ -42,9 +42,12 @@ As Kong runs it (kong.conf):
 Flags:
 `
 
+// host is what commands get of the plugin server.
+var host = command.Host{ReadConnection: readConnection, NewEvaluator: newEvaluator, Check: check, Version: version}
+
 func main() {
 	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
-		os.Exit(command.Run(os.Args[1], os.Args[2:], command.Host{ReadConnection: readConnection, NewEvaluator: newEvaluator, Check: check, Version: version}))
+		os.Exit(command.Run(os.Args[1], os.Args[2:], host))
 	}
 	// Kong's worker may be gone before this process: a log line into its closed pipe must not end the drain.
 	signal.Ignore(syscall.SIGPIPE)
@@ -62,18 +65,27 @@ func serve() error {
 		buffered = flag.Bool("buffered", false, "with -dump: have Kong buffer responses, so that their bodies can be metered; streams then arrive whole, and gRPC breaks")
 		listen   = flag.String("metrics", "", "`address` for a status page at /, Prometheus metrics at /metrics, and /healthz and /readyz, such as 127.0.0.1:9542; without a host, of this machine alone (default: none)")
 	)
+	versions := flag.Bool("version", false, "print the version, and nothing else")
 	flag.Usage = func() {
 		fmt.Fprint(flag.CommandLine.Output(), usage)
-		flag.PrintDefaults()
+		command.PrintFlags(flag.CommandLine.Output(), flag.CommandLine)
 		fmt.Fprint(flag.CommandLine.Output(), "\n"+command.Usage)
 	}
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q: commands come first, flags after them", flag.Arg(0))
 	}
+	if *versions {
+		command.Run("version", nil, host)
+		return nil
+	}
 	prefix := flag.Lookup("kong-prefix").Value.String()
 	if flag.Lookup("dump").Value.String() == "true" {
 		return dump(prefix, *buffered)
+	}
+	if info, err := os.Stat(prefix); err != nil || !info.IsDir() {
+		return fmt.Errorf("there is no directory %s, Kong's prefix: this is a plugin server, which Kong starts (-kong-prefix says where).\n"+
+			"To see it at work without Kong, run it with the word try; -h has all that it can do", prefix)
 	}
 	p := newProcess(prefix, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	if *config != "" {
@@ -102,6 +114,9 @@ func dump(prefix string, buffered bool) error {
 		return fmt.Errorf("find the executable's name, which is the plugin's: %w", err)
 	}
 	name := filepath.Base(executable)
+	if name != pluginName {
+		fmt.Fprintf(os.Stderr, "kafka-metering: Kong takes the name of a plugin from the executable's file, and this one is called %s, not %s\n", name, pluginName)
+	}
 	phases := []string{"log"}
 	if buffered {
 		phases = []string{"response", "log"}

@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
+	"runtime/debug"
 )
 
 // Usage lists the commands.
 const Usage = `Commands:
-  try       the whole path on this machine, with nothing installed: LLM and API calls become events on a Kafka topic
+  try       the whole path on this machine, with nothing installed: calls become events on a topic
   lint      what is wrong with a configuration, before Kong and the customers find out
   explain   what the plugin makes of one exchange, and why
   simulate  what other meters would have made of past exchanges
@@ -23,6 +25,7 @@ const Usage = `Commands:
   spool     what Kafka does not have yet, and what it refused: list, export, verify, replay
   doctor    brokers, topics, disk, clock and sockets: what is wrong and what to do
   upstream  an upstream that replays LLM answers, for trying things out
+  version   the version of this binary
 
 Each has -h with an example.
 `
@@ -56,6 +59,8 @@ func Run(name string, args []string, host Host) int {
 		err = runSpool(args, os.Stdout, os.Stderr, host.ReadConnection)
 	case "upstream":
 		err = runUpstream(args, os.Stdout)
+	case "version":
+		fmt.Println(versionLine(host.Version))
 	case "help":
 		fmt.Print(Usage)
 	default:
@@ -74,12 +79,27 @@ func Run(name string, args []string, host Host) int {
 	return 0
 }
 
+// versionLine says what this binary is, and what it was built from.
+func versionLine(version string) string {
+	line := fmt.Sprintf("kafka-metering %s, %s %s/%s", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return line
+	}
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			line += ", revision " + s.Value
+		case s.Key == "vcs.modified" && s.Value == "true":
+			line += " and changes"
+		}
+	}
+	return line
+}
+
 // parse parses args for a command that takes flags alone. A wrong flag is explained on standard error.
 func parse(flags *flag.FlagSet, args []string, about string) error {
-	flags.Usage = func() {
-		fmt.Fprintf(flags.Output(), "%s\n\nFlags:\n", about)
-		flags.PrintDefaults()
-	}
+	flags.Usage = func() { printHelp(flags.Output(), about, flags) }
 	for _, arg := range args {
 		if arg == "-h" || arg == "-help" || arg == "--help" {
 			flags.SetOutput(io.Writer(os.Stdout))

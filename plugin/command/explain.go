@@ -20,7 +20,7 @@ import (
 const explainAbout = `Shows what the plugin makes of one exchange, and why: the observation as the meters see it, what became of each meter, and
 the events byte for byte.
 
-  kafka-metering explain -config kong.yml log.json                 a log that Kong has serialized, as http-log and file-log write it
+  kafka-metering explain -config kong.yml log.json       a log as http-log and file-log write it
   kafka-metering explain -config kong.yml -body answer.json log.json
   kafka-metering explain -config kong.yml -request 64593a19 /usr/local/kong/kafka-metering.spool/observations
 

@@ -22,10 +22,10 @@ import (
 
 const exportAbout = `Makes the set-up of consumers from the plugin's configuration, so that nothing is typed twice.
 
-  kafka-metering export openmeter kong.yml > meters.yaml     meter definitions for OpenMeter's configuration
-  kafka-metering export collector kong.yml > collector.yaml  OpenMeter's collector, from our topic to OpenMeter
-  kafka-metering export asyncapi kong.yml > asyncapi.yaml    the topic and its events as AsyncAPI 3.0
-  kafka-metering export jsonschema kong.yml > events.json    a JSON Schema of the very events that are published
+  kafka-metering export openmeter kong.yml > meters.yaml     OpenMeter's meters
+  kafka-metering export collector kong.yml > collector.yaml  OpenMeter's collector for our topic
+  kafka-metering export asyncapi kong.yml > asyncapi.yaml    the topic and its events: AsyncAPI 3.0
+  kafka-metering export jsonschema kong.yml > events.json    a JSON Schema of these very events
 
 The file is a kong.yml or decK file, KongPlugin manifests of the Kong Ingress Controller, or the plugin's config alone. Where it
 has the plugin in several places, the result is for all of them. What a consumer cannot do is said on standard error.`
@@ -66,7 +66,7 @@ func runExport(args []string, out, errs io.Writer, host Host) error {
 	}
 	produce, known := documents[flags.Arg(0)]
 	if flags.NArg() != 2 || !known {
-		fmt.Fprintln(errs, exportAbout)
+		fmt.Fprintln(errs, refill(exportAbout))
 		return errUsage
 	}
 	x, err := newExported(host, flags.Arg(1))

@@ -86,10 +86,7 @@ func runExtract(args []string, in io.Reader, out, errs io.Writer) error {
 
 // parseFiles is parse for a command that takes files.
 func parseFiles(flags *flag.FlagSet, args []string, about string, help io.Writer) error {
-	flags.Usage = func() {
-		fmt.Fprintf(flags.Output(), "%s\n\nFlags:\n", about)
-		flags.PrintDefaults()
-	}
+	flags.Usage = func() { printHelp(flags.Output(), about, flags) }
 	if slices.ContainsFunc(args, func(arg string) bool { return arg == "-h" || arg == "-help" || arg == "--help" }) {
 		flags.SetOutput(help)
 		flags.Usage()

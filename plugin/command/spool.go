@@ -30,7 +30,7 @@ Each takes a spool directory, one of its connections' directories, or single fil
 // runSpool runs the command spool.
 func runSpool(args []string, out, errs io.Writer, read ReadConnection) error {
 	if len(args) == 0 {
-		fmt.Fprint(errs, spoolAbout)
+		fmt.Fprint(errs, refill(spoolAbout))
 		return errUsage
 	}
 	switch rest := args[1:]; args[0] {
@@ -43,10 +43,10 @@ func runSpool(args []string, out, errs io.Writer, read ReadConnection) error {
 	case "replay":
 		return runSpoolReplay(rest, out, errs, read)
 	case "-h", "-help", "--help", "help":
-		fmt.Fprint(out, spoolAbout)
+		fmt.Fprint(out, refill(spoolAbout))
 		return flag.ErrHelp
 	default:
-		fmt.Fprintf(errs, "unknown command %q\n\n%s", args[0], spoolAbout)
+		fmt.Fprintf(errs, "unknown command %q\n\n%s", args[0], refill(spoolAbout))
 		return errUsage
 	}
 }

@@ -32,8 +32,8 @@ sums against what the upstream declared, to the token. The exit status is 1 if t
 
 Example:
   kafka-metering try
-  kafka-metering try -serve        stay up, to send requests of your own
-  kafka-metering try -front pdk    without the Lua front: Kong's plugin protocol, and buffered responses
+  kafka-metering try -serve      stay up, to send requests of your own
+  kafka-metering try -front pdk  without the Lua front: Kong's plugin protocol, buffered responses
   kafka-metering try -f my-kong.yml`
 
 // pluginName is the plugin's name: the name that its executable has to have, and that kong.yml enables.
@@ -167,8 +167,7 @@ func newStage(ctx context.Context, file string, o stageOptions) (_ *stage, err e
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	s.topic, s.aggregations = cmp.Or(settings.Topic, "kong.metering"), settings.aggregations()
-	// Not the usual place for temporary files if that is far down: a unix socket's path is at most 107 bytes long.
-	if s.dir, err = os.MkdirTemp("", "kong"); err != nil {
+	if s.dir, err = makePrefix(); err != nil {
 		return nil, err
 	}
 	topics := []string{s.topic}
@@ -233,6 +232,21 @@ func newStage(ctx context.Context, file string, o stageOptions) (_ *stage, err e
 		return nil, fmt.Errorf("start the stand-in for Kong with %s: %w", file, err)
 	}
 	return s, nil
+}
+
+// makePrefix makes a directory for Kong's prefix. Not in the usual place for temporary files where that is far down: a unix
+// socket's path is at most 107 bytes long, on some systems 103.
+func makePrefix() (string, error) {
+	const longest = 103 - len("/"+pluginName+".lane.socket.4194304")
+	dir, err := os.MkdirTemp("", "kong")
+	if err == nil && len(dir) > longest {
+		_ = os.Remove(dir)
+		dir, err = os.MkdirTemp("/tmp", "kong")
+	}
+	if err != nil {
+		return "", fmt.Errorf("make a directory for this run: %w: name another place for it with TMPDIR", err)
+	}
+	return dir, nil
 }
 
 // close stops what runs and removes what it left.
