@@ -49,6 +49,46 @@ func testTry(t *testing.T, front string) {
 	}
 }
 
+// TestTryLeavesNothingBehind ends it in the middle: by Ctrl-C, and by nobody reading its output any more.
+func TestTryLeavesNothingBehind(t *testing.T) {
+	for _, ending := range []string{"interrupt", "broken pipe"} {
+		t.Run(ending, func(t *testing.T) {
+			cmd := tryCommand(t)
+			dir, err := os.MkdirTemp("", "try") //nolint:usetesting // its path is too long for a unix socket
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { os.RemoveAll(dir) })
+			cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = cmd.Process.Kill() })
+			if _, err := io.ReadFull(out, make([]byte, 40)); err != nil { // it runs
+				t.Fatal(err)
+			}
+			if ending == "interrupt" {
+				if err := cmd.Process.Signal(os.Interrupt); err != nil {
+					t.Fatal(err)
+				}
+				_, _ = io.Copy(io.Discard, out)
+			} else {
+				out.Close()
+			}
+			if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 1 {
+				t.Errorf("it ended with %v", err)
+			}
+			if left, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(left) > 0 {
+				t.Errorf("it left %v %v", left, err)
+			}
+		})
+	}
+}
+
 func TestTryServesUntilItIsInterrupted(t *testing.T) {
 	address := freeAddress(t)
 	cmd := tryCommand(t, "-serve", "-listen", address)

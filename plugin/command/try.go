@@ -47,8 +47,11 @@ const (
 	tryDrain = 10 * time.Second
 )
 
+// errInterrupted is returned where try was ended before its end.
+var errInterrupted = errors.New("interrupted")
+
 // runTry is the command try.
-func runTry(args []string, out io.Writer) error {
+func runTry(args []string, out io.Writer) (err error) {
 	flags := flag.NewFlagSet("try", flag.ContinueOnError)
 	file := flags.String("f", "kong.yml", "declarative configuration `file` of Kong")
 	serve := flags.Bool("serve", false, "stay up for requests of your own, until Ctrl-C")
@@ -58,8 +61,18 @@ func runTry(args []string, out io.Writer) error {
 	if err := parse(flags, args, tryAbout); err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// Whatever ends it, it leaves no process and no file: also the end of who reads its output, as in try | head.
+	ends := []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE}
+	if !signal.Ignored(syscall.SIGHUP) { // by nohup
+		ends = append(ends, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), ends...)
 	defer stop()
+	defer func() {
+		if err != nil && ctx.Err() != nil && !*serve {
+			err = errInterrupted
+		}
+	}()
 	if *front != "lua" && *front != "pdk" {
 		return fmt.Errorf("-front %q: must be lua or pdk", *front)
 	}
@@ -86,7 +99,8 @@ func runTry(args []string, out io.Writer) error {
 	if *serve {
 		s.invite(out, *file)
 		<-ctx.Done()
-		stop()
+		stop() // the second Ctrl-C does not wait
+		signal.Ignore(syscall.SIGPIPE)
 		fmt.Fprintln(out, "\nStopping.")
 	} else {
 		fmt.Fprintf(out, "Sending %d requests of three customers. Their events, as they arrive on the topic:\n\n", len(mixedLoad()))
