@@ -69,6 +69,29 @@ func BenchmarkExchange(b *testing.B) {
 	}
 }
 
+// TestAnAPIExchangeIsCheap holds the allocations of an exchange, which the garbage collector has to clean up behind it.
+func TestAnAPIExchangeIsCheap(t *testing.T) {
+	if raceDetector() {
+		t.Skip("the race detector allocates")
+	}
+	p := testProcess(t)
+	in, _ := testInstance(t, p, `{}`)
+	in.sink = nowhere{}
+	x, n := newExchanges(t), 0
+	logs := make([]saved, 1001)
+	for i := range logs {
+		logs[i].log = x.exchange(i).Log
+	}
+	allocations := testing.AllocsPerRun(len(logs)-1, func() {
+		in.handle(logs[n], p.ledger.open())
+		n++
+	})
+	const budget = 25
+	if allocations > budget {
+		t.Errorf("%v allocations, the budget is %d", allocations, budget)
+	}
+}
+
 // BenchmarkServer is an exchange over the unix socket, as Kong hands it over, into the spool of a server in a process of
 // its own: the stand-in for Kong and its workers take a part of the time.
 func BenchmarkServer(b *testing.B) {

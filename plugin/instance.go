@@ -157,13 +157,18 @@ func (in *instance) record(o *meter.Observation, t *ticket) {
 		return
 	}
 	settled := make(chan struct{})
-	err := in.sink.Enqueue(in.encode(&r, new(recordBuffer)), func(err error) {
+	buffer := recordBuffers.Get().(*recordBuffer)
+	err := in.sink.Enqueue(in.encode(&r, buffer), func(err error) {
+		buffer.release()
 		if in.process.repeats(err) {
 			return
 		}
 		t.end(placeOf(err))
 		close(settled)
 	})
+	if err != nil {
+		buffer.release()
+	}
 	switch {
 	case in.process.repeats(err):
 		select {} // until the process exits

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"sync"
 
 	"kafka-metering/meter"
@@ -22,11 +23,19 @@ type recordBuffer struct {
 	records [][]byte
 }
 
+// attributesSize is about what an event's attributes take in a record in structured mode, as members and as headers.
+const attributesSize = 1536
+
 // encode encodes events as the spool keeps them.
 func (b *recordBuffer) encode(events []meter.Event, topic, dead string, binary bool) [][]byte {
 	e := encoders.Get().(*encoder)
 	defer encoders.Put(e)
-	first := len(b.records)
+	first, size := len(b.records), 0
+	for i := range events {
+		size += len(events[i].Data) + attributesSize
+	}
+	b.memory = slices.Grow(b.memory, size)
+	b.records = slices.Grow(b.records, len(events))
 	for i := range events {
 		e.set(&events[i], topic, binary)
 		e.record.Dead = dead
@@ -40,11 +49,21 @@ func (b *recordBuffer) encode(events []meter.Event, topic, dead string, binary b
 // keptRecords is how much memory is kept for the next batch, in bytes: what a batch of a thousand exchanges needs.
 const keptRecords = 4 << 20
 
+// recordBuffers are those of exchanges that come one by one.
+var recordBuffers = sync.Pool{New: func() any { return new(recordBuffer) }}
+
+// release gives b back when the spool has its records, or does not want them.
+func (b *recordBuffer) release() {
+	b.reset()
+	recordBuffers.Put(b)
+}
+
 func (b *recordBuffer) reset() {
 	if cap(b.memory) > keptRecords {
 		*b = recordBuffer{}
 		return
 	}
+	clear(b.records) // of memory that has moved
 	b.memory, b.records = b.memory[:0], b.records[:0]
 }
 
