@@ -4,6 +4,8 @@ import (
 	"errors"
 	"strconv"
 	"time"
+
+	"github.com/tidwall/gjson"
 )
 
 // ErrNotObject is returned by [Program.Observe] for a log that is not one JSON object.
@@ -141,6 +143,9 @@ func (o *Observation) Buffered() bool {
 	_, ok := number(o.values[slotUpstreamStatus])
 	return ok
 }
+
+// ResponseSize returns how many bytes of the response, head and body, Kong has sent, or 0.
+func (o *Observation) ResponseSize() int64 { return gjson.Get(o.log, "response.size").Int() }
 
 // AI returns the raw JSON of what Kong's own AI plugins logged, or "".
 func (o *Observation) AI() string { return o.values[slotAI] }

@@ -226,6 +226,35 @@ func TestEveryEndIsCounted(t *testing.T) {
 	}
 }
 
+// TestAHugeBodyIsNotAskedFor has Kong buffer more than would ever be read.
+func TestAHugeBodyIsNotAskedFor(t *testing.T) {
+	p := testProcess(t)
+	in, sink := testInstance(t, p, `{}`)
+	x := buffered(t, "/v1/chat/completions", "application/json", chatAnswer())
+	x.log = bytes.Replace(x.log, []byte(`"response":{`), []byte(`"response":{"size":67108865,`), 1)
+	in.handle(unasked{saved: x, t: t}, p.ledger.open())
+	if p.ledger.bodiesUnread.Get() != 1 || p.ledger.ends[placeSpooled].Get() != 1 {
+		t.Error("the exchange is not counted, or its body is not counted as unread")
+	}
+	for _, r := range sink.records {
+		if bytes.Contains(r.Value, []byte(`"type":"kong.llm_usage"`)) && bytes.Contains(r.Value, []byte(`"usage_status":"missing"`)) {
+			return
+		}
+	}
+	t.Error("there is no call without usage")
+}
+
+// unasked is an exchange whose body must not be asked for.
+type unasked struct {
+	saved
+	t *testing.T
+}
+
+func (u unasked) Body() ([]byte, error) {
+	u.t.Error("the body is asked for")
+	return nil, nil
+}
+
 func TestAnExchangeThatKongRepeatsIsMeteredOnce(t *testing.T) {
 	p := testProcess(t)
 	in, sink := testInstance(t, p, `{}`)

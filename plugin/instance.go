@@ -259,10 +259,18 @@ func (in *instance) response(o *meter.Observation) extract.Response {
 // readsBodies reports whether a meter reads what only a response's body tells.
 func (in *instance) readsBodies() bool { return in.program.ReadsLLM() || in.program.ReadsBody() }
 
+// maxBuffered is the size of a response, in bytes, up to which its body is asked for: it would stand in memory as a whole, and
+// nothing larger is read.
+const maxBuffered = 64 << 20
+
 // readBuffered reads the body where Kong has buffered one.
 func (in *instance) readBuffered(o *meter.Observation, x exchange, response *extract.Response) {
 	o.Capture.Mode = meter.CaptureNone
 	if in.readsBodies() && o.Buffered() && extract.Readable(response.ContentType) && (in.program.ReadsBody() || response.Method == "POST") {
+		if o.ResponseSize() > maxBuffered {
+			in.process.ledger.bodiesUnread.Inc()
+			return
+		}
 		body, err := x.Body()
 		if err != nil {
 			in.process.ledger.bodiesUnread.Inc()

@@ -19,7 +19,7 @@ var metricsHelp = []struct{ name, help string }{
 	{"kong_meter_exchanges_without_subject_total", "Exchanges for which no source named a customer."},
 	{"kong_meter_extractions_total", "How reading the usage of an exchange ended, by `result`: ok, ai_proxy, not_llm, no_usage, no_body, unparsable, truncated, too_large, encoding."},
 	{"kong_meter_usages_inconsistent_total", "Calls whose declared cached tokens exceed their declared input: billed as input."},
-	{"kong_meter_bodies_unread_total", "Bodies that Kong had buffered and could not give."},
+	{"kong_meter_bodies_unread_total", "Bodies that Kong had buffered and could not give, or that are of more than 64 MiB."},
 	{"kong_meter_values_invalid_total", "Values of meters that are no finite number of at least 0: not published."},
 	{"kong_meter_expressions_failed_total", "Filters, values and lists of meters that could not be evaluated: the meter did not apply to that exchange."},
 	{"kong_meter_expressions_too_costly_total", "The same, because they would have cost too much for that exchange."},
