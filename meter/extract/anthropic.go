@@ -89,10 +89,10 @@ func readAnthropic(c *Reader) {
 	}
 }
 
-// endsAnthropic knows a stream's last event, {"type":"message_stop"}.
+// endsAnthropic knows a stream's last event, {"type":"message_stop"}, to which Bedrock adds its metrics.
 func endsAnthropic(c *Reader, data []byte) bool {
-	const start = len(`{ "type": "message_stop"`)
-	return bytes.Contains(data[:min(len(data), start)], []byte("message_stop")) && c.parse(data) == nil &&
+	const longest = 1 << 10
+	return len(data) <= longest && bytes.Contains(data, []byte("message_stop")) && c.parse(data) == nil &&
 		is(c.texts[slotType], "message_stop")
 }
 

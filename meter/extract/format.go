@@ -78,13 +78,14 @@ type listRule struct {
 	shape *scan.Shape
 }
 
-// textRule says which text stands at a path of a message. Of several rules for one slot the first that has a value counts.
+// textRule says which text stands at a path of a message. Of several rules for one slot the first whose path has a value
+// counts, wherever it stands in the message.
 type textRule struct {
 	path string
 	slot int
 }
 
-// Slots of the texts that formats read. The roots follow.
+// Slots of the texts that formats read. The roots follow, and what stands at the path of each rule.
 const (
 	slotModel = iota
 	slotID
@@ -93,7 +94,8 @@ const (
 	slotFlag // what a format's own read or ends looks at
 	numTextSlots
 	maxRoots = 8
-	maxSlots = numTextSlots + maxRoots
+	maxTexts = 16
+	maxSlots = numTextSlots + maxRoots + maxTexts
 	maxRules = 80 // counts, amounts and lists of one format
 	maxFound = 8  // counts of a list's elements, and their name
 )
@@ -111,8 +113,8 @@ type sign struct{ path, value string }
 // compile makes the format's shapes.
 func (f format) compile() *format {
 	f.message, f.usage = new(scan.Shape), new(scan.Shape)
-	for _, t := range f.texts {
-		f.message.Add(t.path, t.slot)
+	for i, t := range f.texts {
+		f.message.Add(t.path, numTextSlots+maxRoots+i)
 	}
 	for i, root := range f.roots {
 		if root != "" {
@@ -144,7 +146,7 @@ func (f format) compile() *format {
 		}
 	}
 	f.delivers.compile()
-	if slot > maxRules || len(f.roots) > maxRoots {
+	if slot > maxRules || len(f.roots) > maxRoots || len(f.texts) > maxTexts {
 		panic("bug: the format " + f.api + " has too many rules")
 	}
 	return &f

@@ -132,14 +132,15 @@ func settleGemini(u *meter.Usage) {
 // modalities are the names and, in streams that were written by a protobuf library, the numbers of
 // https://ai.google.dev/api/generate-content#Modality. Interactions spell them in lower case.
 var modalities = []struct {
-	name, lower, number string
-	input, output       meter.Quantity
+	name, lower   string
+	number        int64
+	input, output meter.Quantity
 }{
-	{"TEXT", "text", "1", meter.TextInputTokens, meter.TextOutputTokens},
-	{"IMAGE", "image", "2", meter.ImageInputTokens, meter.ImageOutputTokens},
-	{"VIDEO", "video", "3", meter.VideoInputTokens, meter.VideoOutputTokens},
-	{"AUDIO", "audio", "4", meter.AudioInputTokens, meter.AudioOutputTokens},
-	{"DOCUMENT", "document", "5", meter.DocumentInputTokens, meter.DocumentOutputTokens},
+	{"TEXT", "text", 1, meter.TextInputTokens, meter.TextOutputTokens},
+	{"IMAGE", "image", 2, meter.ImageInputTokens, meter.ImageOutputTokens},
+	{"VIDEO", "video", 3, meter.VideoInputTokens, meter.VideoOutputTokens},
+	{"AUDIO", "audio", 4, meter.AudioInputTokens, meter.AudioOutputTokens},
+	{"DOCUMENT", "document", 5, meter.DocumentInputTokens, meter.DocumentOutputTokens},
 }
 
 func inputModality(name []byte) (meter.Quantity, bool) {
@@ -153,8 +154,9 @@ func outputModality(name []byte) (meter.Quantity, bool) {
 }
 
 func modality(name []byte) (int, bool) {
+	number, _ := count(name)
 	for i, m := range modalities {
-		if is(name, m.name) || is(name, m.lower) || string(name) == m.number {
+		if is(name, m.name) || is(name, m.lower) || number == m.number {
 			return i, true
 		}
 	}

@@ -226,6 +226,11 @@ func (c *Reader) parse(data []byte) error {
 	if err := c.scanner.Scan(data, c.format.message, c.texts[:]); err != nil {
 		return err
 	}
+	for i, rule := range c.format.texts {
+		if raw := c.texts[numTextSlots+maxRoots+i]; len(raw) > 0 && len(c.texts[rule.slot]) == 0 {
+			c.texts[rule.slot] = raw
+		}
+	}
 	for i, root := range c.format.roots {
 		if root == "" {
 			c.texts[numTextSlots+i] = data

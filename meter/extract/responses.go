@@ -51,18 +51,22 @@ func isLastResponse(kind []byte) bool {
 	return is(kind, "response.completed") || is(kind, "response.incomplete") || is(kind, "response.failed")
 }
 
-// endsResponses knows the last event by its type, which stands in front.
+// endsResponses knows the last event by its type, which stands in front, or at the end where a library has sorted the
+// members.
 func endsResponses(c *Reader, data []byte) bool {
 	if endsOpenAI(c, data) {
 		return true
 	}
-	const front = 96
-	if i := bytes.Index(data[:min(len(data), front)], []byte(`"response.`)); i < 0 || bytes.HasPrefix(data[i:], []byte(`"response.output`)) {
-		return false
-	}
-	if c.parse(data) != nil || !isLastResponse(c.texts[slotType]) {
+	const edge = 96
+	if !hasType(data[:min(len(data), edge)]) && !hasType(data[max(0, len(data)-edge):]) || c.parse(data) != nil || !isLastResponse(c.texts[slotType]) {
 		return false
 	}
 	c.accept()
 	return true
+}
+
+// hasType reports whether a part of an event holds a type, and not one of those that most events have.
+func hasType(part []byte) bool {
+	i := bytes.Index(part, []byte(`"response.`))
+	return i >= 0 && !bytes.HasPrefix(part[i:], []byte(`"response.output`))
 }
