@@ -53,7 +53,9 @@ var anthropicMessages = format{
 	},
 	roots:  []string{"usage", "message.usage"},
 	counts: anthropicCounts,
-	lists:  anthropicLists,
+	// OpenRouter's (https://openrouter.ai/docs/api-reference/anthropic-messages).
+	amounts: []amountRule{{"cost", meter.CostUSD}},
+	lists:   anthropicLists,
 	delivers: delivery{paths: []string{
 		"delta.text", "delta.thinking", "delta.partial_json", "content_block.name",
 	}},

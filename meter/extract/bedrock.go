@@ -38,12 +38,26 @@ var converse = format{
 		{"cacheWriteInputTokens", meter.CacheWriteInputTokens},
 		{"cacheWriteInputTokenCount", meter.CacheWriteInputTokens},
 	},
+	// https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_CacheDetail.html
+	lists: []listRule{{path: "cacheDetails", name: "ttl", named: cacheTTL, counts: []countRule{{path: "inputTokens"}}}},
 	delivers: delivery{paths: []string{
 		"delta.text", "delta.reasoningContent.text", "delta.toolUse.input", "contentBlockDelta.delta.text",
 	}},
 	lateEnd: true,
 	settle:  settleConverse,
 }.compile()
+
+// cacheTTL says which cache was written to.
+func cacheTTL(name []byte) (meter.Quantity, bool) {
+	switch {
+	case is(name, "5m"):
+		return meter.CacheWrite5mInputTokens, true
+	case is(name, "1h"):
+		return meter.CacheWrite1hInputTokens, true
+	default:
+		return 0, false
+	}
+}
 
 // settleConverse includes the cached tokens in the input, unless the total shows that they are in it already: it is the
 // sum of all four.

@@ -23,7 +23,7 @@ var endpoints = []endpoint{
 	{suffix: ":batchEmbedContents", format: geminiContent, operation: "embeddings"},
 	{suffix: ":rawPredict"},
 	{suffix: ":streamRawPredict"},
-	{suffix: ".BidiGenerateContent", format: geminiLive},
+	{suffix: "BidiGenerateContent", format: geminiLive},
 	{suffix: "/converse", format: converse, part: "/model/"},
 	{suffix: "/converse-stream", format: converse, part: "/model/"},
 	{suffix: "/invoke", part: "/model/"},
@@ -39,8 +39,11 @@ var endpoints = []endpoint{
 	{suffix: "/embeddings", operation: "embeddings", hosts: true},
 	{suffix: "/multimodalembeddings", operation: "embeddings", hosts: true},
 	{suffix: "/contextualizedembeddings", operation: "embeddings", hosts: true},
+	{suffix: "/embeddings/multimodal", operation: "embeddings", hosts: true},
 	{suffix: "/embed", operation: "embeddings", hosts: true},
 	{suffix: "/rerank", operation: "rerank", hosts: true},
+	{suffix: "/ranking", operation: "rerank", hosts: true},
+	{suffix: "/reranking", operation: "rerank", hosts: true},
 	{suffix: "/images/generations", format: openAIChat, operation: "image_generation", hosts: true},
 	{suffix: "/images/edits", format: openAIChat, operation: "image_generation", hosts: true},
 	{suffix: "/images/variations", format: openAIChat, operation: "image_generation", hosts: true},
@@ -50,7 +53,6 @@ var endpoints = []endpoint{
 	{suffix: "/audio/speech", format: openAIChat, operation: "speech", hosts: true},
 	{suffix: "/moderations", format: openAIChat, operation: "moderation", hosts: true},
 	{suffix: "/ocr", format: openAIChat, operation: "ocr", hosts: true},
-	{suffix: "/conversations", format: openAIChat, operation: "chat", hosts: true},
 	{suffix: "/threads/runs", format: openAIChat, operation: "chat", hosts: true},
 	{suffix: "/runs", format: openAIChat, operation: "chat", part: "/threads/", hosts: true},
 	{suffix: "/listen", format: deepgram, hosts: true},
@@ -60,18 +62,22 @@ var endpoints = []endpoint{
 	{suffix: "/text/chat", format: openAIChat, operation: "chat", part: "/ml/", hosts: true},
 	{suffix: "/text/chat_stream", format: openAIChat, operation: "chat", part: "/ml/", hosts: true},
 	{suffix: "/chat", hosts: true},
-	{suffix: "/generate", hosts: true},
+	{suffix: "/generate", operation: "text_completion", hosts: true},
 	{suffix: "/classify", hosts: true},
 	{suffix: "/summarize", hosts: true},
 	{suffix: "", part: "/ml/v1/text/", hosts: true},
 	{suffix: "", part: "/ml/v1-beta/generation/", hosts: true},
 	{suffix: "", part: "/services/aigc/", hosts: true},
 	{suffix: "", part: "/services/embeddings/", operation: "embeddings", hosts: true},
+	{suffix: "", part: "/services/rerank/", operation: "rerank", hosts: true},
 	{suffix: "", part: "/ai/run/", hosts: true},
 }
 
-// elsewhere are the paths that look like calls, but where nothing is consumed: uploads, and lists of what there is.
-var elsewhere = []string{"/batches", "/files", "/uploads", "/tokenize", "/detokenize", "/tokenization"}
+// elsewhere are the paths that look like calls, but where nothing is consumed: uploads, lists of what there is, the end of
+// a call that was made before, and tokenizers (that of Z.ai and DashScope answers with a usage).
+var elsewhere = []string{
+	"/batches", "/files", "/uploads", "/cancel", "/tokenize", "/detokenize", "/tokenization", "/tokenizer", "/estimate-token-count",
+}
 
 // counting are the paths that count the tokens of a request that is not made.
 var counting = struct{ suffixes, parts []string }{
@@ -86,6 +92,7 @@ var readAgain = []struct {
 	format        *format
 }{
 	{"/chat/completions/", "", openAIChat},
+	{"/chat/deferred-completion/", "", openAIChat},
 	{"/responses/", "", openAIResponses},
 	{"/interactions/", "", interactions},
 	{"/runs/", "", openAIChat},

@@ -96,8 +96,8 @@ const (
 	maxRoots = 8
 	maxTexts = 16
 	maxSlots = numTextSlots + maxRoots + maxTexts
-	maxRules = 80 // counts, amounts and lists of one format
-	maxFound = 8  // counts of a list's elements, and their name
+	maxRules = 128 // counts, amounts and lists of one format
+	maxFound = 8   // counts of a list's elements, and their name
 )
 
 // shape is a set of members by which a message shows its format.

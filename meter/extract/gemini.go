@@ -11,6 +11,7 @@ var geminiCounts = []countRule{
 	{"candidatesTokenCount", meter.OutputTokens},
 	{"candidates_token_count", meter.OutputTokens},
 	{"responseTokenCount", meter.OutputTokens}, // Live API
+	{"response_token_count", meter.OutputTokens},
 	{"totalTokenCount", meter.TotalTokens},
 	{"total_token_count", meter.TotalTokens},
 	{"cachedContentTokenCount", meter.CacheReadInputTokens},
@@ -27,6 +28,8 @@ var geminiLists = []listRule{
 	{path: "promptTokenDetails", name: "modality", named: inputModality, counts: []countRule{{path: "tokenCount"}}},
 	{path: "candidatesTokensDetails", name: "modality", named: outputModality, counts: []countRule{{path: "tokenCount"}}},
 	{path: "responseTokensDetails", name: "modality", named: outputModality, counts: []countRule{{path: "tokenCount"}}},
+	{path: "prompt_tokens_details", name: "modality", named: inputModality, counts: []countRule{{path: "token_count"}}},
+	{path: "candidates_tokens_details", name: "modality", named: outputModality, counts: []countRule{{path: "token_count"}}},
 }
 
 // geminiContent is generateContent and embedContent of the Gemini API and of Vertex AI
@@ -110,6 +113,7 @@ var interactions = format{
 		{"total_tokens", meter.TotalTokens},
 		{"total_cached_tokens", meter.CacheReadInputTokens},
 		{"total_thought_tokens", meter.ReasoningOutputTokens},
+		{"total_reasoning_tokens", meter.ReasoningOutputTokens}, // its first name
 		{"total_tool_use_tokens", meter.ToolUseInputTokens},
 	},
 	lists: []listRule{

@@ -2,6 +2,8 @@ package extract
 
 import (
 	"bytes"
+	"math/bits"
+	"slices"
 
 	"kafka-metering/meter"
 )
@@ -11,78 +13,114 @@ import (
 //
 //   - Chat completions, completions, embeddings (https://platform.openai.com/docs/api-reference/chat/object): prompt_tokens,
 //     completion_tokens. Responses, images, transcriptions, realtime
-//     (https://platform.openai.com/docs/api-reference/responses/object): input_tokens, output_tokens. Their details are
-//     spelled in the singular by transcriptions, realtime, assistants and Writer.
+//     (https://platform.openai.com/docs/api-reference/responses/object): input_tokens, output_tokens.
 //   - https://api-docs.deepseek.com/api/create-chat-completion: prompt_cache_hit_tokens.
-//   - https://docs.mistral.ai/api: num_cached_tokens; Moonshot and Together: cached_tokens; Databricks and Vercel:
-//     Anthropic's names for the cache.
+//   - https://docs.mistral.ai/api: num_cached_tokens, and connector_tokens of conversations; Moonshot and Together:
+//     cached_tokens; Databricks and Vercel: Anthropic's names for the cache.
 //   - https://docs.perplexity.ai/api-reference/chat-completions-post: citation_tokens, reasoning_tokens, num_search_queries.
 //   - https://docs.x.ai/docs/api-reference: num_sources_used.
 //   - https://docs.voyageai.com/reference/multimodal-embeddings-api: image_pixels, video_pixels.
 //   - https://openrouter.ai/docs/use-cases/usage-accounting: server_tool_use.web_search_requests.
-var openAICounts = []countRule{
-	{"prompt_tokens", meter.InputTokens},
-	{"input_tokens", meter.InputTokens},
-	{"completion_tokens", meter.OutputTokens},
-	{"output_tokens", meter.OutputTokens},
-	{"total_tokens", meter.TotalTokens},
-	{"prompt_tokens_details.cached_tokens", meter.CacheReadInputTokens},
-	{"input_tokens_details.cached_tokens", meter.CacheReadInputTokens},
-	{"prompt_token_details.cached_tokens", meter.CacheReadInputTokens},
-	{"input_token_details.cached_tokens", meter.CacheReadInputTokens},
-	{"prompt_cache_hit_tokens", meter.CacheReadInputTokens},
-	{"num_cached_tokens", meter.CacheReadInputTokens},
-	{"cached_tokens", meter.CacheReadInputTokens},
-	{"cache_read_input_tokens", meter.CacheReadInputTokens},
-	{"prompt_tokens_details.cache_write_tokens", meter.CacheWriteInputTokens},
-	{"input_tokens_details.cache_write_tokens", meter.CacheWriteInputTokens},
-	{"cache_creation_input_tokens", meter.CacheWriteInputTokens},
-	{"prompt_tokens_details.audio_tokens", meter.AudioInputTokens},
-	{"input_tokens_details.audio_tokens", meter.AudioInputTokens},
-	{"input_token_details.audio_tokens", meter.AudioInputTokens},
-	{"prompt_tokens_details.image_tokens", meter.ImageInputTokens},
-	{"input_tokens_details.image_tokens", meter.ImageInputTokens},
-	{"input_token_details.image_tokens", meter.ImageInputTokens},
-	{"prompt_tokens_details.video_tokens", meter.VideoInputTokens},
-	{"text_tokens", meter.TextInputTokens},
-	{"prompt_tokens_details.text_tokens", meter.TextInputTokens},
-	{"input_tokens_details.text_tokens", meter.TextInputTokens},
-	{"input_token_details.text_tokens", meter.TextInputTokens},
-	{"completion_tokens_details.reasoning_tokens", meter.ReasoningOutputTokens},
-	{"output_tokens_details.reasoning_tokens", meter.ReasoningOutputTokens},
-	{"completion_token_details.reasoning_tokens", meter.ReasoningOutputTokens},
-	{"output_token_details.reasoning_tokens", meter.ReasoningOutputTokens},
-	{"reasoning_tokens", meter.ReasoningOutputTokens},
-	{"completion_tokens_details.audio_tokens", meter.AudioOutputTokens},
-	{"output_tokens_details.audio_tokens", meter.AudioOutputTokens},
-	{"output_token_details.audio_tokens", meter.AudioOutputTokens},
-	{"completion_tokens_details.image_tokens", meter.ImageOutputTokens},
-	{"output_tokens_details.image_tokens", meter.ImageOutputTokens},
-	{"completion_tokens_details.text_tokens", meter.TextOutputTokens},
-	{"output_tokens_details.text_tokens", meter.TextOutputTokens},
-	{"output_token_details.text_tokens", meter.TextOutputTokens},
-	{"completion_tokens_details.accepted_prediction_tokens", meter.AcceptedPredictionOutputTokens},
-	{"completion_tokens_details.rejected_prediction_tokens", meter.RejectedPredictionOutputTokens},
-	{"citation_tokens", meter.CitationTokens},
-	{"num_search_queries", meter.SearchQueries},
-	{"num_sources_used", meter.SourcesUsed},
-	{"num_server_side_tools_used", meter.ServerToolsUsed},
-	{"server_tool_use.web_search_requests", meter.WebSearchRequests},
-	{"server_tool_use_details.web_search_requests", meter.WebSearchRequests},
-	{"pages_processed", meter.PagesProcessed},
-	{"image_pixels", meter.ImagePixels},
-	{"video_pixels", meter.VideoPixels},
+//   - https://help.aliyun.com/zh/model-studio (DashScope): image_tokens, audio_tokens and video_tokens of what was sent,
+//     image_count, characters; https://www.volcengine.com/docs/82379 (Volcengine): generated_images.
+//   - https://console.upstage.ai/docs/capabilities/digitize/document-parsing: pages.
+var openAICounts = slices.Concat(
+	[]countRule{
+		{"prompt_tokens", meter.InputTokens},
+		{"input_tokens", meter.InputTokens},
+		{"completion_tokens", meter.OutputTokens},
+		{"output_tokens", meter.OutputTokens},
+		{"total_tokens", meter.TotalTokens},
+	},
+	below(openAIInputDetails, "prompt_tokens_details", "input_tokens_details", "prompt_token_details", "input_token_details"),
+	below(openAIOutputDetails, "completion_tokens_details", "output_tokens_details", "completion_token_details", "output_token_details"),
+	[]countRule{
+		{"prompt_cache_hit_tokens", meter.CacheReadInputTokens},
+		{"num_cached_tokens", meter.CacheReadInputTokens},
+		{"cached_tokens", meter.CacheReadInputTokens},
+		{"cache_read_input_tokens", meter.CacheReadInputTokens},
+		{"cache_creation_input_tokens", meter.CacheWriteInputTokens},
+		{"cache_creation.ephemeral_5m_input_tokens", meter.CacheWrite5mInputTokens},
+		{"cache_creation.ephemeral_1h_input_tokens", meter.CacheWrite1hInputTokens},
+		{"connector_tokens", meter.ToolUseInputTokens},
+		{"audio_tokens", meter.AudioInputTokens},
+		{"image_tokens", meter.ImageInputTokens},
+		{"video_tokens", meter.VideoInputTokens},
+		{"text_tokens", meter.TextInputTokens},
+		{"reasoning_tokens", meter.ReasoningOutputTokens},
+		{"citation_tokens", meter.CitationTokens},
+		{"num_search_queries", meter.SearchQueries},
+		{"num_sources_used", meter.SourcesUsed},
+		{"num_server_side_tools_used", meter.ServerToolsUsed},
+		{"server_tool_use.web_search_requests", meter.WebSearchRequests},
+		{"server_tool_use_details.web_search_requests", meter.WebSearchRequests},
+		{"server_tool_use.web_fetch_requests", meter.WebFetchRequests},
+		{"server_tool_use_details.web_fetch_requests", meter.WebFetchRequests},
+		{"pages_processed", meter.PagesProcessed},
+		{"pages", meter.PagesProcessed},
+		{"characters", meter.BillableCharacters},
+		{"image_count", meter.BilledImages},
+		{"generated_images", meter.BilledImages},
+		{"image_pixels", meter.ImagePixels},
+		{"video_pixels", meter.VideoPixels},
+	},
+)
+
+// openAIInputDetails and openAIOutputDetails are the parts of the input and of the output. The object that holds them is
+// spelled in the singular by transcriptions, realtime, assistants and Writer.
+//
+//   - What was written to the cache: cache_write_tokens; cache_creation_input_tokens of DashScope
+//     (https://help.aliyun.com/zh/model-studio/context-cache), and of Perplexity's responses beside cache_read_input_tokens
+//     (https://docs.perplexity.ai/api-reference); cache_creation_tokens of LiteLLM
+//     (https://docs.litellm.ai/docs/completion/prompt_caching), cached_creation_tokens of New API.
+var (
+	openAIInputDetails = []countRule{
+		{"cached_tokens", meter.CacheReadInputTokens},
+		{"cache_read_input_tokens", meter.CacheReadInputTokens},
+		{"cache_write_tokens", meter.CacheWriteInputTokens},
+		{"cache_creation_input_tokens", meter.CacheWriteInputTokens},
+		{"cache_creation_tokens", meter.CacheWriteInputTokens},
+		{"cached_creation_tokens", meter.CacheWriteInputTokens},
+		{"cache_creation.ephemeral_5m_input_tokens", meter.CacheWrite5mInputTokens},
+		{"cache_creation.ephemeral_1h_input_tokens", meter.CacheWrite1hInputTokens},
+		{"cache_creation_token_details.ephemeral_5m_input_tokens", meter.CacheWrite5mInputTokens},
+		{"cache_creation_token_details.ephemeral_1h_input_tokens", meter.CacheWrite1hInputTokens},
+		{"audio_tokens", meter.AudioInputTokens},
+		{"image_tokens", meter.ImageInputTokens},
+		{"video_tokens", meter.VideoInputTokens},
+		{"text_tokens", meter.TextInputTokens},
+	}
+	openAIOutputDetails = []countRule{
+		{"reasoning_tokens", meter.ReasoningOutputTokens},
+		{"audio_tokens", meter.AudioOutputTokens},
+		{"image_tokens", meter.ImageOutputTokens},
+		{"video_tokens", meter.VideoOutputTokens},
+		{"text_tokens", meter.TextOutputTokens},
+		{"accepted_prediction_tokens", meter.AcceptedPredictionOutputTokens},
+		{"rejected_prediction_tokens", meter.RejectedPredictionOutputTokens},
+	}
+)
+
+// below returns rules for what stands below each of several paths.
+func below(rules []countRule, paths ...string) (all []countRule) {
+	for _, path := range paths {
+		for _, r := range rules {
+			all = append(all, countRule{path + "." + r.path, r.quantity})
+		}
+	}
+	return all
 }
 
 // openAIAmounts are the measures beside them.
 //
 //   - https://openrouter.ai/docs/use-cases/usage-accounting and Vercel: cost; Perplexity: cost.total_cost; xAI:
-//     cost_in_usd_ticks.
+//     cost_in_usd_ticks; https://deepinfra.com/docs: estimated_cost.
 //   - https://platform.openai.com/docs/api-reference/audio/json-object: seconds, of models that are paid by duration;
 //     Mistral: prompt_audio_seconds.
 var openAIAmounts = []amountRule{
 	{"cost", meter.CostUSD},
 	{"cost.total_cost", meter.CostUSD},
+	{"estimated_cost", meter.CostUSD},
 	{"cost_in_usd_ticks", meter.CostUSDTicks},
 	{"seconds", meter.AudioSeconds},
 	{"prompt_audio_seconds", meter.AudioSeconds},
@@ -97,6 +135,8 @@ var openAIAmounts = []amountRule{
 //     cumulative. So the last one counts.
 //   - https://console.groq.com/docs/api-reference#chat-create: x_groq.usage on the last chunk, the same numbers again.
 //   - https://platform.moonshot.ai/docs/api/chat: choices[].usage in older streams.
+//   - https://docs.mistral.ai/api/#tag/beta.conversations: a conversation's answer, whose stream ends with
+//     conversation.response.done.
 //   - https://developers.cloudflare.com/workers-ai/: result.usage.
 //   - https://docs.mistral.ai/api/#tag/ocr: usage_info.
 //   - https://platform.openai.com/docs/api-reference/runs: in a stream, a step's usage comes before that of the run,
@@ -111,17 +151,23 @@ var openAIChat = format{
 		{[]sign{{"object", "text_completion*"}}, "text_completion"},
 		{[]sign{{"object", "thread.run"}}, "chat"},
 		{[]sign{{"object", "rerank"}, {"results", "["}}, "rerank"},
+		{[]sign{{"object", "conversation.response"}}, "chat"},
+		{[]sign{{"type", "conversation.response.*"}}, "chat"},
 		{[]sign{{"choices[].message.role", `"`}}, "chat"},
 		{[]sign{{"choices[].delta", "{"}}, "chat"},
 		{[]sign{{"choices[].text", `"`}, {"model", `"`}}, "text_completion"},
 		{[]sign{{"data[].embedding", ""}, {"model", `"`}}, "embeddings"},
 		{[]sign{{"data[].embedding", ""}, {"usage.total_tokens", ""}}, "embeddings"},
+		{[]sign{{"data[].data[].embedding", ""}, {"usage.total_tokens", ""}}, "embeddings"},
+		{[]sign{{"data[].embeddings", ""}, {"usage.total_tokens", ""}}, "embeddings"},
+		{[]sign{{"data.embedding", ""}, {"usage.total_tokens", ""}}, "embeddings"},
 		{[]sign{{"data[].relevance_score", ""}, {"usage.total_tokens", ""}}, "rerank"},
 		{[]sign{{"results[].relevance_score", ""}, {"usage.total_tokens", ""}}, "rerank"},
 		{[]sign{{"data[].b64_json", `"`}, {"created", ""}}, "image_generation"},
 		{[]sign{{"type", "image_generation.*"}}, "image_generation"},
 		{[]sign{{"type", "image_edit.*"}}, "image_generation"},
 		{[]sign{{"type", "transcript.text.*"}}, "transcription"},
+		{[]sign{{"type", "transcription.*"}}, "transcription"},
 		{[]sign{{"type", "speech.audio.*"}}, "speech"},
 		{[]sign{{"text", `"`}, {"usage.type", "duration"}}, "transcription"},
 		{[]sign{{"text", `"`}, {"usage.input_tokens", ""}, {"usage.total_tokens", ""}}, "transcription"},
@@ -131,6 +177,11 @@ var openAIChat = format{
 		{[]sign{{"result.usage.prompt_tokens", ""}, {"result.usage.total_tokens", ""}}, ""},
 		{[]sign{{"output", "{"}, {"request_id", `"`}, {"usage.input_tokens", ""}}, ""},
 		{[]sign{{"output", "{"}, {"request_id", `"`}, {"usage.total_tokens", ""}}, ""},
+		{[]sign{{"output", "{"}, {"request_id", `"`}, {"usage.image_count", ""}}, "image_generation"},
+		{[]sign{{"output", "{"}, {"request_id", `"`}, {"usage.characters", ""}}, "speech"},
+		{[]sign{{"usage.prompt_tokens", ""}, {"usage.completion_tokens", ""}}, ""},
+		{[]sign{{"usage.input_tokens", ""}, {"usage.output_tokens", ""}, {"model", `"`}}, ""},
+		{[]sign{{"usage.total_tokens", ""}, {"model", `"`}}, ""},
 	},
 	texts: []textRule{
 		{"model", slotModel},
@@ -177,11 +228,24 @@ func endsOpenAI(_ *Reader, data []byte) bool {
 	return len(data) <= 8 && string(bytes.TrimSpace(data)) == "[DONE]"
 }
 
-// settleOpenAI includes what some providers leave out of prompt_tokens or completion_tokens. The total shows it: it is the
-// sum only with that part. Any other total that is not the sum stays a contradiction.
+// besides are the parts that some providers leave out of prompt_tokens or completion_tokens.
 //
 //   - xAI (https://docs.x.ai/docs/guides/reasoning): reasoning_tokens stand beside completion_tokens.
-//   - Mistral (Voxtral): audio_tokens stand beside prompt_tokens.
+//   - Mistral (Voxtral): audio_tokens stand beside prompt_tokens; in conversations
+//     (https://docs.mistral.ai/agents/connectors/websearch) connector_tokens do.
+//   - Portkey (https://portkey.ai/docs/integrations/llms/anthropic/prompt-caching): what Anthropic's cache holds does.
+var besides = []struct {
+	whole meter.Quantity
+	parts []meter.Quantity
+}{
+	{meter.OutputTokens, []meter.Quantity{meter.ReasoningOutputTokens}},
+	{meter.InputTokens, []meter.Quantity{meter.AudioInputTokens}},
+	{meter.InputTokens, []meter.Quantity{meter.ToolUseInputTokens}},
+	{meter.InputTokens, []meter.Quantity{meter.CacheReadInputTokens, meter.CacheWriteInputTokens}},
+}
+
+// settleOpenAI includes the parts that are left out. The total shows which: it is the sum only with them, and with no
+// others. Any other total that is not the sum stays a contradiction.
 func settleOpenAI(u *meter.Usage) {
 	total, hasTotal := u.Get(meter.TotalTokens)
 	input, hasInput := u.Get(meter.InputTokens)
@@ -190,12 +254,33 @@ func settleOpenAI(u *meter.Usage) {
 	if !hasTotal || !hasInput || !hasOutput || missing <= 0 {
 		return
 	}
-	reasoning, _ := u.Get(meter.ReasoningOutputTokens)
-	audio, _ := u.Get(meter.AudioInputTokens)
-	switch {
-	case missing == reasoning && missing != audio:
-		u.Set(meter.OutputTokens, output+reasoning)
-	case missing == audio && missing != reasoning:
-		u.Set(meter.InputTokens, input+audio)
+	var (
+		left  [4]int64 // what each of besides amounts to
+		found uint     // the set of them that is missing, one bit for each
+		sets  int
+	)
+	for i, b := range besides {
+		for _, part := range b.parts {
+			n, _ := u.Get(part)
+			left[i] += n
+		}
+	}
+	for set := uint(1); set < 1<<len(besides); set++ {
+		sum, empty := int64(0), false
+		for rest := set; rest != 0; rest &= rest - 1 {
+			n := left[bits.TrailingZeros(rest)]
+			sum, empty = sum+n, empty || n == 0
+		}
+		if sum == missing && !empty {
+			found, sets = set, sets+1
+		}
+	}
+	if sets != 1 {
+		return
+	}
+	for ; found != 0; found &= found - 1 {
+		i := bits.TrailingZeros(found)
+		whole, _ := u.Get(besides[i].whole)
+		u.Set(besides[i].whole, whole+left[i])
 	}
 }

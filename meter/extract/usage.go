@@ -54,7 +54,7 @@ func (c *Reader) usage(root int) (u *meter.Usage, ok bool) {
 		return u, true
 	}
 	f := c.format
-	clear(c.numbers[:])
+	clear(c.numbers[:len(f.counts)+len(f.amounts)+len(f.lists)])
 	if c.scanner.Scan(raw, f.usage, c.numbers[:]) != nil {
 		return u, false
 	}
