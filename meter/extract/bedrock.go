@@ -110,6 +110,7 @@ var titan = format{
 	},
 	lists:   []listRule{{path: "results", counts: []countRule{{"tokenCount", meter.OutputTokens}}}},
 	merging: overlays,
+	bedrock: bedrockStream,
 }.compile()
 
 // llama is Meta's Llama models behind InvokeModel
@@ -127,11 +128,13 @@ var llama = format{
 		{"generation_token_count", meter.OutputTokens},
 	},
 	merging: overlays,
+	bedrock: bedrockStream,
 }.compile()
 
 // invocationMetrics is what Bedrock adds to the last chunk of InvokeModelWithResponseStream, whatever the model
 // (https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_InvokeModelWithResponseStream.html). It can differ
-// from the model's own numbers, which go over it: those are what the model's API documents.
+// from the model's own numbers. Where those are what another API documents as its bill, they go over it; Titan and Llama
+// are billed by Bedrock alone.
 const invocationMetrics = "amazon-bedrock-invocationMetrics"
 
 var invocationCounts = []countRule{

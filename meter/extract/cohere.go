@@ -61,9 +61,9 @@ var cohereChat = format{
 	models: "command",
 	// Bedrock's documents do not mention meta.tokens, which counts the prompts that Cohere adds; Bedrock counts, and
 	// invoices, what Cohere would bill.
-	spareWins: true,
-	ends:      endsCohere,
-	settle:    settleCohere,
+	bedrock: bedrockWins,
+	ends:    endsCohere,
+	settle:  settleCohere,
 }.compile()
 
 // endsCohere knows a stream's last event.

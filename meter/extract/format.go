@@ -21,7 +21,7 @@ type format struct {
 	models    string   // what the names of that provider's models start with
 	arrays    arrayKind
 	merging   merging
-	spareWins bool // what Bedrock counts goes over what the model counts
+	bedrock   bedrock
 	lateEnd   bool // the finish reason may stand in a message that declares no usage
 
 	// read takes a message that has been scanned. nil: the first root that declares something replaces what was declared.
@@ -52,6 +52,15 @@ const (
 	overlays                // they are cumulative and repeated in part: each number's last one counts
 	peaks                   // the same, and a number that is not repeated becomes zero: each number's largest counts
 	sums                    // they are of answers of their own: they add up
+)
+
+// bedrock says when what Bedrock counts goes over what the model counts.
+type bedrock uint8
+
+const (
+	bedrockAlone  bedrock = iota // never: it stands in for it
+	bedrockStream                // in the last chunk of a stream
+	bedrockWins                  // there and in the headers
 )
 
 // countRule says which quantity stands at a path below a root. Of several rules for one quantity the first whose path is

@@ -22,10 +22,10 @@ var headerRules = []struct {
 	quantity meter.Quantity
 	use      headerUse
 }{
-	{"x-amzn-bedrock-input-token-count", meter.InputTokens, headerAlone},
-	{"x-amzn-bedrock-output-token-count", meter.OutputTokens, headerAlone},
-	{"x-amzn-bedrock-cache-read-input-token-count", meter.CacheReadInputTokens, headerAlone},
-	{"x-amzn-bedrock-cache-write-input-token-count", meter.CacheWriteInputTokens, headerAlone},
+	{"x-amzn-bedrock-input-token-count", meter.InputTokens, headerBedrock},
+	{"x-amzn-bedrock-output-token-count", meter.OutputTokens, headerBedrock},
+	{"x-amzn-bedrock-cache-read-input-token-count", meter.CacheReadInputTokens, headerBedrock},
+	{"x-amzn-bedrock-cache-write-input-token-count", meter.CacheWriteInputTokens, headerBedrock},
 	{"x-prompt-tokens", meter.InputTokens, headerFills},
 	{"x-generated-tokens", meter.OutputTokens, headerFills},
 	{"prompt-token-len", meter.InputTokens, headerAlone},
@@ -38,6 +38,7 @@ type headerUse uint8
 
 const (
 	headerAlone     headerUse = iota // when the body declares nothing
+	headerBedrock                    // the same, and when Bedrock's numbers go over the model's
 	headerFills                      // also when the body leaves out this number
 	headerOnlyFills                  // only then: alone it says nothing
 )
@@ -53,6 +54,7 @@ func (c *Reader) readHeaders() {
 			continue
 		}
 		c.header.Set(rule.quantity, n)
+		c.headerBedrock = c.headerBedrock || rule.use == headerBedrock
 		c.explainCount(noRoot, rule.name, rule.quantity, n)
 	}
 	settleBedrock(&c.header)
@@ -72,7 +74,7 @@ func (c *Reader) fillFromHeaders() {
 		return
 	}
 	for _, rule := range headerRules {
-		if _, declared := c.llm.Usage.Get(rule.quantity); declared || rule.use == headerAlone {
+		if _, declared := c.llm.Usage.Get(rule.quantity); declared || rule.use < headerFills {
 			continue
 		}
 		if n, ok := c.headerCount(rule.name); ok {
@@ -80,6 +82,11 @@ func (c *Reader) fillFromHeaders() {
 			c.explainCount(noRoot, rule.name, rule.quantity, n)
 		}
 	}
+}
+
+// bedrockGoesOver reports whether Bedrock's numbers, which are there, go over the model's.
+func (c *Reader) bedrockGoesOver() bool {
+	return c.format.bedrock != bedrockAlone && !c.spare.Empty() || c.format.bedrock == bedrockWins && c.headerBedrock
 }
 
 // takeSpare takes what stands beside the answer, for want of numbers in it.

@@ -32,6 +32,8 @@ type Reader struct {
 	spare    meter.Usage // what a gateway of the provider declares beside the answer: for want of anything better
 	header   meter.Usage // what the response's headers declare
 
+	headerBedrock bool // they are Bedrock's
+
 	streamed bool // the response is a stream
 	complete bool // no byte is missing at the end, as far as the observer knows
 	sse      bool // the content type says so

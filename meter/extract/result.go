@@ -15,7 +15,7 @@ func (c *Reader) result(err error) (meter.LLM, error) {
 	if c.format != nil && c.llm.Provider == "" && !c.response.configured() {
 		c.llm.Provider = c.nativeProvider()
 	}
-	if !c.failed && (err != nil || c.declared.Empty() || c.bad || c.format.spareWins) {
+	if !c.failed && (err != nil || c.declared.Empty() || c.bad || c.format.bedrock == bedrockWins) {
 		c.readHeaders()
 	}
 	if errors.Is(err, ErrTooLarge) && c.streamed && !c.declared.Empty() {
@@ -33,7 +33,7 @@ func (c *Reader) result(err error) (meter.LLM, error) {
 		}
 		return c.llm, err
 	}
-	if c.declared.Empty() || c.format.spareWins && (!c.spare.Empty() || !c.header.Empty()) {
+	if c.declared.Empty() || c.bedrockGoesOver() {
 		c.takeSpare()
 	} else {
 		c.llm.Usage = c.declared
