@@ -12,6 +12,7 @@ import (
 	"unicode"
 	"unicode/utf16"
 
+	"github.com/aws/aws-sdk-go-v2/aws/protocol/eventstream"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -24,7 +25,12 @@ func TestTheSameAnswerWrittenOtherwiseGivesTheSame(t *testing.T) {
 		for _, v := range rewritings {
 			for _, w := range v.rewrite(r) {
 				tried++
-				if diff := cmp.Diff(want, reportOf(Extract(w))); diff != "" {
+				got := reportOf(Extract(w))
+				want := want
+				if w.Host != r.Host { // which told the provider, and that it is a call
+					want, got = report{Usage: want.Usage}, report{Usage: got.Usage}
+				}
+				if diff := cmp.Diff(want, got); diff != "" {
 					t.Errorf("%s, %s: %s", name, v.name, diff)
 				}
 			}
@@ -64,6 +70,9 @@ func answers(t *testing.T) map[string]*Response {
 	all := map[string]*Response{}
 	for _, g := range goldens(t) {
 		all[g.name] = g.response
+	}
+	if testing.Short() {
+		return all
 	}
 	for _, c := range recorded(t) {
 		r := c.response()
@@ -161,6 +170,11 @@ var rewritings = []struct {
 			with(r, append([]byte(" \r\n\n\n\t   \n"), r.Body...)), with(r, append([]byte("\ufeff"), r.Body...)), with(r, append(bytes.TrimRight(r.Body, "\r\n"), "\n \n"...)),
 		}
 	}},
+	{"behind a gateway of one's own", func(r *Response) []*Response {
+		w := *r
+		w.Host, w.Path = "gateway.internal:8443", "/team-a"+r.Path
+		return []*Response{&w}
+	}},
 	{"a content type that is wrong", func(r *Response) []*Response {
 		if framingOf(r) == "" || r.Status < 200 || r.Status > 299 {
 			return nil
@@ -247,11 +261,40 @@ func documents(rewrite func(value) string) func(r *Response) []*Response {
 					out.Write(line)
 				}
 			}
+		case "binary":
+			d := eventstream.NewDecoder()
+			for source := bytes.NewReader(r.Body); ; {
+				m, err := d.Decode(source, nil)
+				if err != nil {
+					break
+				}
+				rewriteMessage(&m, rewrite)
+				if eventstream.NewEncoder().Encode(&out, m) != nil {
+					return nil
+				}
+			}
+			if !r.Complete {
+				return nil // what is cut is gone
+			}
 		}
 		if out.Len() == 0 {
 			return nil
 		}
 		return []*Response{with(r, out.Bytes())}
+	}
+}
+
+// rewriteMessage rewrites the JSON of an event stream's message, and what a chunk wraps.
+func rewriteMessage(m *eventstream.Message, rewrite func(value) string) {
+	var chunk struct{ Bytes []byte }
+	if json.Unmarshal(m.Payload, &chunk) == nil && len(chunk.Bytes) > 0 {
+		if v, ok := parseValue(chunk.Bytes); ok {
+			m.Payload, _ = json.Marshal(map[string]any{"bytes": []byte(rewrite(v)), "a": 1, "p": "abc"})
+		}
+		return
+	}
+	if v, ok := parseValue(m.Payload); ok {
+		m.Payload = []byte(rewrite(v))
 	}
 }
 
