@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"kafka-metering/meter"
 	"kafka-metering/meter/extract"
 )
 
@@ -28,8 +29,8 @@ A body NAME.body is described by NAME.json beside it, if there is one:
   {"request": {"method": "POST", "url": "https://…"},
    "response": {"status": 200, "headers": {"content-type": "…", "content-encoding": "…"}}, "truncated": false}
 
-Without that the shape of the body alone tells the API. Directories are searched for bodies with a description. A number
-that the provider did not declare is absent from the line: absent is not zero.`
+Without that the shape of the body alone tells the API. Directories are searched for *.body. A number that the provider
+did not declare is absent from the line: absent is not zero. A file that cannot be read has a line, too, which says why.`
 
 // extraction is what one run of the command needs.
 type extraction struct {
@@ -71,6 +72,7 @@ func runExtract(args []string, in io.Reader, out, errs io.Writer) error {
 		if err := x.file(name, in); err != nil {
 			failed++
 			fmt.Fprintf(errs, "kafka-metering extract: %v\n", err)
+			x.fail(name, err)
 		}
 		x.progress.step()
 	}
@@ -114,17 +116,22 @@ func bodies(args []string) ([]string, error) {
 		case arg == "-" || err != nil:
 			add(arg) // what is wrong with it is said when it is read
 		case info.IsDir():
+			found := false
 			err := filepath.WalkDir(arg, func(path string, d fs.DirEntry, err error) error {
 				if err != nil {
 					return err
 				}
 				if !d.IsDir() && filepath.Ext(path) == ".body" {
+					found = true
 					add(path)
 				}
 				return nil
 			})
 			if err != nil {
 				return nil, fmt.Errorf("search for bodies: %w", err)
+			}
+			if !found {
+				add(arg) // nothing to read is no reason to read standard input
 			}
 		default:
 			add(bodyOf(arg))
@@ -152,9 +159,23 @@ type description struct {
 	} `json:"request"`
 	Response struct {
 		Status  int               `json:"status"`
-		Headers map[string]string `json:"headers"`
+		Headers map[string]header `json:"headers"`
 	} `json:"response"`
 	Truncated bool `json:"truncated"`
+}
+
+// header is the value of a header: a text, or a list of what stands in several lines. Anything else is no header.
+type header string
+
+// UnmarshalJSON reads one.
+func (h *header) UnmarshalJSON(data []byte) error {
+	var lines []string
+	if json.Unmarshal(data, &lines) != nil {
+		lines = make([]string, 1)
+		_ = json.Unmarshal(data, &lines[0]) // a number or null is left out
+	}
+	*h = header(strings.Join(lines, ", "))
+	return nil
 }
 
 // describe reads the description beside a body. Without one the zero description is returned.
@@ -190,7 +211,7 @@ func (x *extraction) response(d *description) (extract.Response, error) {
 	}
 	headers := map[string]string{}
 	for name, value := range d.Response.Headers {
-		headers[strings.ToLower(name)] = value
+		headers[strings.ToLower(name)] = string(value)
 	}
 	r := extract.Response{
 		Method: d.Request.Method, Host: u.Host, Path: u.RequestURI(), Status: d.Response.Status,
@@ -249,4 +270,13 @@ func (x *extraction) file(name string, in io.Reader) error {
 	x.progress.count(&llm)
 	_, err = x.out.Write(l.end())
 	return err
+}
+
+// fail writes the line of a file that cannot be read, so that every file has one.
+func (x *extraction) fail(name string, err error) {
+	var l line
+	l.add("file", name)
+	l.add("usage_status", string(meter.UsageMissing))
+	l.add("error", err.Error())
+	_, _ = x.out.Write(l.end()) // Flush returns the error
 }

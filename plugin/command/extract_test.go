@@ -150,6 +150,28 @@ func TestExtractGoesOnBehindAFileThatCannotBeRead(t *testing.T) {
 	if !strings.Contains(out.String(), body) || !strings.Contains(errs.String(), "none") || !strings.Contains(errs.String(), "b.json") {
 		t.Errorf("got\n%s\n%s", &out, &errs)
 	}
+	if got := strings.Count(out.String(), "\n"); got != 3 || strings.Count(out.String(), `"error":"read `) != 2 {
+		t.Errorf("got %d lines, want one for each file, two of them with an error:\n%s", got, &out)
+	}
+}
+
+func TestExtractDoesNotReadStandardInputForADirectoryWithoutBodies(t *testing.T) {
+	dir := t.TempDir()
+	var out, errs bytes.Buffer
+	err := runExtract([]string{dir}, strings.NewReader(recordedChat), &out, &errs)
+	if err == nil || !strings.Contains(out.String(), "is a directory") {
+		t.Errorf("got %v\n%s", err, &out)
+	}
+}
+
+func TestExtractReadsHeadersThatAreLists(t *testing.T) {
+	dir := t.TempDir()
+	body := write(t, dir, "a.body", `[{"generated_text":"x"}]`)
+	write(t, dir, "a.json", `{"response":{"headers":{"X-Prompt-Tokens":["12"],"X-Generated-Tokens":"5","Age":3,"Via":null,"Etag":{}}}}`)
+	lines, _ := extractLines(t, "", body)
+	if got := lines[body]; got["input_tokens"] != 12.0 || got["output_tokens"] != 5.0 {
+		t.Errorf("got %v", got)
+	}
 }
 
 func TestExtractRefusesWrongUse(t *testing.T) {
