@@ -17,5 +17,5 @@ var alephAlpha = format{
 		{"num_tokens_prompt_total", meter.InputTokens},
 		{"num_tokens_generated", meter.OutputTokens},
 	},
-	native: "aleph_alpha",
+	native: "aleph-alpha",
 }.compile()

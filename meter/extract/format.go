@@ -164,6 +164,6 @@ func (f format) compile() *format {
 // formats are all of them, in the order in which a message is compared with their shapes: the strictest first.
 var formats = []*format{
 	anthropicBatch, geminiBatch, batch, anthropicMessages, anthropicComplete, openAIResponses, realtime, geminiContent, geminiLive, interactions,
-	converse, cohereChat, ollama, watsonx, titan, llama, vertexPredict, replicate, deepgram, llamaServer, lmStudio, alephAlpha,
+	converse, cohereChat, ollama, watsonx, titan, llama, vertexPredict, replicate, deepgram, llamaServer, lmStudio, sgLang, alephAlpha,
 	openAIChat, textGeneration,
 }

@@ -3,7 +3,8 @@ package extract
 import "kafka-metering/meter"
 
 // llamaServer is llama.cpp's own completion endpoint
-// (https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md): tokens_evaluated is the whole prompt.
+// (https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md): tokens_evaluated is the whole
+// prompt. Only the last event of a stream has them.
 var llamaServer = format{
 	api:       "llama_server",
 	operation: "text_completion",
@@ -17,5 +18,6 @@ var llamaServer = format{
 	counts: []countRule{
 		{"tokens_evaluated", meter.InputTokens},
 		{"tokens_predicted", meter.OutputTokens},
+		{"timings.cache_n", meter.CacheReadInputTokens},
 	},
 }.compile()

@@ -8,8 +8,10 @@ import (
 	"kafka-metering/meter/scan"
 )
 
-// usageMarkers are the keys that usage mostly stands under.
-var usageMarkers = []string{`"usage"`, `"usageMetadata"`, `"billed_units"`, `"details"`}
+// usageMarkers are the keys that usage mostly stands under, and those of streams whose last event alone shows their format.
+var usageMarkers = []string{
+	`"usage"`, `"usageMetadata"`, `"usage_metadata"`, `"billed_units"`, `"details"`, `"tokens_predicted"`, `"num_tokens_prompt_total"`,
+}
 
 // event takes in one event of a stream.
 func (c *Reader) event(_, data []byte) {
