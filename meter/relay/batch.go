@@ -20,6 +20,7 @@ type state int
 const (
 	alive state = iota // to be published
 	dead               // to be dead-lettered
+	left               // in the spool, for later
 	published
 	deadLettered
 	rejected
@@ -31,11 +32,12 @@ type batch struct {
 }
 
 type item struct {
-	pos      spool.Pos
-	message  message
-	state    state
-	reason   string // why it is dead or rejected
-	attempts int    // at the dead-letter topic
+	pos     spool.Pos
+	message message
+	state   state
+	dead    bool   // it is, or was to be, dead-lettered
+	reason  string // why it is dead or rejected
+	lane    lane   // that it waits for, when it is left
 }
 
 func newBatch(entries []spool.Entry, s *Settings) *batch {
@@ -97,29 +99,44 @@ func (b *batch) waiting() ([]int, []message) {
 	return indexes, messages
 }
 
-// finished returns how many items, from the first on, have found their place.
-func (b *batch) finished() int {
+// places returns what of the items has found its place, and how many of each kind.
+func (b *batch) places() (placed []spool.Pos, rejects []spool.Reject, counts [rejected + 1]int64) {
 	for i := range b.items {
-		if s := b.items[i].state; s == alive || s == dead {
-			return i
+		it := &b.items[i]
+		counts[it.state]++
+		switch it.state {
+		case published, deadLettered:
+			placed = append(placed, it.pos)
+		case rejected:
+			rejects = append(rejects, spool.Reject{Pos: it.pos, Reason: it.reason})
+		default:
 		}
 	}
-	return len(b.items)
+	return placed, rejects, counts
+}
+
+// waitsFrom returns the first item that is still to be sent.
+func (b *batch) waitsFrom() (spool.Pos, bool) {
+	for i := range b.items {
+		if s := b.items[i].state; s == alive || s == dead {
+			return b.items[i].pos, true
+		}
+	}
+	return spool.Pos{}, false
 }
 
 // done marks an item that the brokers acknowledged.
 func (it *item) done() {
-	if it.state == dead {
+	it.state = published
+	if it.dead {
 		it.state = deadLettered
-	} else {
-		it.state = published
 	}
 }
 
 // poison sends an item to the dead-letter topic, or to the spool's rejected
 // bucket when there is none or it was there already.
 func (it *item) poison(reason string, s *Settings) {
-	if it.state == dead {
+	if it.dead {
 		it.reject("dead-letter topic: " + reason)
 		return
 	}
@@ -128,7 +145,7 @@ func (it *item) poison(reason string, s *Settings) {
 		it.reject(reason)
 		return
 	}
-	it.state = dead
+	it.state, it.dead = dead, true
 	it.message.headers = append(it.message.headers,
 		kafka.Header{Key: deadLetterReason, Value: []byte(reason)},
 		kafka.Header{Key: deadLetterTopic, Value: []byte(it.message.topic)})
@@ -137,7 +154,7 @@ func (it *item) poison(reason string, s *Settings) {
 
 // reject leaves an item to the spool.
 func (it *item) reject(reason string) {
-	if it.state == dead {
+	if it.dead {
 		reason = it.reason + "; " + reason
 	}
 	it.state, it.reason = rejected, reason

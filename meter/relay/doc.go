@@ -21,8 +21,11 @@
 // producers, which kafka-go is not), partitions that are added to the topic move
 // keys, and poison records go to another topic.
 //
-// One batch is in flight at a time. A partition or topic that cannot be written
-// therefore holds up the others, until it can be; nothing is skipped.
+// What cannot be written holds up nobody else: the records of a partition, or of
+// a topic, that fails stay in the spool in their order, and the rest goes on. The
+// oldest of them is tried again after a delay, and when it is taken the others
+// follow. Only when no broker can be asked at all the relay waits. A broker that
+// takes its time is waited for, at most Timeout.
 //
 // # Poison
 //

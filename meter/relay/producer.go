@@ -89,6 +89,17 @@ func (m *message) size() int {
 	return n
 }
 
+// result is what became of a message. partition and partitions say where it goes,
+// wholeTopic and 0 when the brokers do not name the topic's partitions.
+type result struct {
+	err                   error // nil: all in-sync replicas have it
+	partitions, partition int
+}
+
+// errClosed is the result of a record that was not sent because its partition is
+// closed.
+var errClosed = errors.New("not sent: its partition is blocked")
+
 // errBehind is the result of a record that was not sent because one before it,
 // for the same partition, failed.
 var errBehind = errors.New("not sent: a record before it failed")
@@ -102,12 +113,17 @@ type partition struct {
 	limit  int   // how many of them to send at once
 }
 
-// publish sends messages and returns one result for each, nil when all in-sync
-// replicas have it. It takes at most Timeout for the metadata and Timeout for
-// each round of requests; there is more than one round only after a refusal.
-func (c *client) publish(ctx context.Context, messages []message) []error {
-	results := make([]error, len(messages))
-	partitions := c.assign(ctx, messages, results)
+// publish sends the messages whose partitions are not closed and returns one
+// result for each. An error means that no broker could be asked, and that nothing
+// was sent. It takes at most Timeout for the metadata and Timeout for each round
+// of requests; there is more than one round only after a refusal.
+func (c *client) publish(ctx context.Context, messages []message, closed func(topic string, partitions, partition int) bool) ([]result, error) {
+	layout, err := c.layout(ctx, messages)
+	if err != nil {
+		return nil, err
+	}
+	results := make([]result, len(messages))
+	partitions := c.assign(layout, messages, results, closed)
 	leaders := map[int32][]*partition{}
 	for _, p := range partitions {
 		leaders[p.leader] = append(leaders[p.leader], p)
@@ -117,19 +133,12 @@ func (c *client) publish(ctx context.Context, messages []message) []error {
 		wg.Go(func() { c.publishTo(ctx, share, messages, results) })
 	}
 	wg.Wait()
-	return results
+	return results, nil
 }
 
-// assign finds the partition of each message. Messages without one get their
-// result here.
-func (c *client) assign(ctx context.Context, messages []message, results []error) []*partition {
-	layout, err := c.layout(ctx, messages)
-	if err != nil {
-		for i := range results {
-			results[i] = err
-		}
-		return nil
-	}
+// assign finds the partition of each message. Messages that are not to be sent
+// get their result here.
+func (c *client) assign(layout *layout, messages []message, results []result, closed func(topic string, partitions, partition int) bool) []*partition {
 	type id struct {
 		topic     string
 		partition int
@@ -139,18 +148,25 @@ func (c *client) assign(ctx context.Context, messages []message, results []error
 	for i := range messages {
 		m := &messages[i]
 		topic, ok := layout.topics[m.topic]
-		if !ok {
-			results[i] = cmp.Or(layout.errs[m.topic], error(kafka.UnknownTopicOrPartition))
-			continue
-		}
 		n := len(topic.Partitions)
 		if n == 0 {
-			results[i] = kafka.LeaderNotAvailable
+			results[i] = result{kafka.LeaderNotAvailable, 0, wholeTopic}
+			if !ok {
+				results[i].err = cmp.Or(layout.errs[m.topic], error(kafka.UnknownTopicOrPartition))
+			}
+			if closed(m.topic, 0, wholeTopic) {
+				results[i].err = errClosed
+			}
 			continue
 		}
 		at := c.balancer.Balance(kafka.Message{Key: m.key}, ids(n)...)
-		if p := topic.Partitions[at]; p.LeaderID < 0 {
-			results[i] = kafka.LeaderNotAvailable
+		results[i].partitions, results[i].partition = n, at
+		switch {
+		case closed(m.topic, n, at):
+			results[i].err = errClosed
+			continue
+		case topic.Partitions[at].LeaderID < 0:
+			results[i].err = kafka.LeaderNotAvailable
 			continue
 		}
 		share := shares[id{m.topic, at}]
@@ -244,7 +260,7 @@ func (c *client) ask(ctx context.Context, names []string, l *layout) (missing []
 
 // publishTo sends the shares of one broker's partitions, in as many rounds as
 // refusals make necessary.
-func (c *client) publishTo(ctx context.Context, shares []*partition, messages []message, results []error) {
+func (c *client) publishTo(ctx context.Context, shares []*partition, messages []message, results []result) {
 	for {
 		var round []*partition
 		for _, p := range shares {
@@ -269,14 +285,14 @@ func (c *client) publishTo(ctx context.Context, shares []*partition, messages []
 				// One of them is at fault. Halve until it is alone.
 				p.limit = len(sent) / 2
 			case classify(answer) == reject:
-				results[sent[0]] = answer
+				results[sent[0]].err = answer
 				p.todo = p.todo[1:]
 			default:
 				for _, i := range p.todo {
-					results[i] = errBehind
+					results[i].err = errBehind
 				}
 				for _, i := range sent {
-					results[i] = answer
+					results[i].err = answer
 				}
 				p.todo = nil
 			}

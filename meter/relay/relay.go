@@ -2,7 +2,6 @@ package relay
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -22,14 +21,16 @@ const (
 // queue is the part of a spool that a relay uses.
 type queue interface {
 	Peek(dst []spool.Entry, maxRecords, maxBytes int) ([]spool.Entry, error)
-	Ack(upTo spool.Pos, rejects ...spool.Reject) error
+	PeekFrom(from spool.Pos, dst []spool.Entry, maxRecords, maxBytes int) ([]spool.Entry, error)
+	Settle(last spool.Pos, placed []spool.Pos, rejects []spool.Reject) (wait func() error)
+	Rewind(to spool.Pos)
 	Ready() <-chan struct{}
 }
 
 // publisher is what client does; another one stands in where a test needs the
 // clock of synctest.
 type publisher interface {
-	publish(ctx context.Context, messages []message) []error
+	publish(ctx context.Context, messages []message, closed func(topic string, partitions, partition int) bool) ([]result, error)
 	throttled() time.Duration
 	reset()
 	close()
@@ -64,7 +65,8 @@ type Stats struct {
 
 	Connected           bool      // a broker answered the last attempt
 	LastPublish         time.Time // zero: none yet
-	ConsecutiveFailures int64     // attempts since the last one without a failure
+	ConsecutiveFailures int64     // failed attempts since everything could be written
+	Blocked             int       // partitions, and topics as a whole, that cannot be written; the rest goes on
 	LastError           error     // stays after recovery; nil: none yet
 	LastErrorTime       time.Time
 }
@@ -131,91 +133,6 @@ func (r *Relay) Drain(ctx context.Context) error {
 	}
 }
 
-// Run publishes until ctx ends or the spool is closed, and returns that as an
-// error. When ctx ends a request under way is still waited for, at most
-// Settings.Timeout: what the brokers acknowledge must leave the spool. Call it
-// once.
-func (r *Relay) Run(ctx context.Context) error {
-	var (
-		p       publisher
-		version int
-	)
-	current := func() (publisher, Settings) {
-		r.mu.Lock()
-		s, v := r.settings, r.version
-		r.mu.Unlock()
-		if v != version {
-			if p != nil {
-				p.close()
-			}
-			p, version = r.open(s), v
-		}
-		return p, s
-	}
-	defer func() {
-		if p != nil {
-			p.close()
-		}
-	}()
-	failures := 0
-	for ctx.Err() == nil {
-		_, s := current()
-		entries, err := r.queue.Peek(nil, s.MaxBatchRecords, s.MaxBatchBytes)
-		if errors.Is(err, spool.ErrClosed) {
-			return fmt.Errorf("relay: %w", err)
-		}
-		if err != nil {
-			// A damaged file was set aside, or the disk does not answer.
-			r.failed(fmt.Errorf("read spool: %w", err), &s)
-			failures++
-			r.pause(ctx, delay(failures, s.MaxRetryDelay))
-			continue
-		}
-		failures = 0
-		if len(entries) == 0 {
-			r.idle(ctx)
-			continue
-		}
-		if len(entries) < s.MaxBatchRecords && s.Linger > 0 && !r.isDraining() {
-			r.pause(ctx, s.Linger)
-			if more, err := r.queue.Peek(nil, s.MaxBatchRecords, s.MaxBatchBytes); err == nil && len(more) > 0 {
-				entries = more
-			}
-		}
-		r.publish(ctx, current, entries)
-	}
-	return fmt.Errorf("relay: %w", ctx.Err())
-}
-
-// idle waits for something to do.
-func (r *Relay) idle(ctx context.Context) {
-	if r.isDraining() {
-		signal(r.drained)
-	}
-	select {
-	case <-ctx.Done():
-	case <-r.queue.Ready():
-	case <-r.wake:
-	}
-}
-
-func (r *Relay) isDraining() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.draining > 0
-}
-
-// pause waits for d, or until ctx ends, the settings change or a drain begins.
-func (r *Relay) pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-r.wake:
-	case <-timer.C:
-	}
-}
-
 // delay before the attempt that follows n failures: doubled each time, and
 // between half and the whole of that, so that relays do not march in step.
 func delay(n int, limit time.Duration) time.Duration {
@@ -224,150 +141,6 @@ func delay(n int, limit time.Duration) time.Duration {
 		d = min(limit, minRetryDelay<<(n-1))
 	}
 	return d/2 + rand.N(d/2+1)
-}
-
-// publish brings every entry to its place and takes the batch out of the spool.
-// When ctx ends before that, it takes out what comes before the first entry that
-// has no place yet.
-func (r *Relay) publish(ctx context.Context, current func() (publisher, Settings), entries []spool.Entry) {
-	_, s := current()
-	b := newBatch(entries, &s)
-	for failures := 0; ; {
-		waiting, messages := b.waiting()
-		if len(waiting) == 0 {
-			break
-		}
-		p, s := current()
-		if d := p.throttled(); d > 0 {
-			began := time.Now()
-			r.pause(ctx, d)
-			r.mu.Lock()
-			r.stats.Throttled += time.Since(began)
-			r.mu.Unlock()
-			if ctx.Err() != nil {
-				break
-			}
-			continue
-		}
-		// Not ctx: cancelling does not stop kafka-go's delivery, it only hides
-		// what became of it. Timeout bounds the call.
-		results := p.publish(context.WithoutCancel(ctx), messages)
-		if r.judge(b, waiting, results, &s) {
-			failures = 0
-			continue
-		}
-		failures++
-		p.reset()
-		if ctx.Err() == nil {
-			r.pause(ctx, delay(failures, s.MaxRetryDelay))
-		}
-		if ctx.Err() != nil {
-			break
-		}
-	}
-	r.ack(b, &s)
-}
-
-// judge records the results of one attempt. It reports whether the rest can be
-// sent at once.
-func (r *Relay) judge(b *batch, waiting []int, results []error, s *Settings) bool {
-	var worst error
-	connected, retried := false, int64(0)
-	for k, i := range waiting {
-		err := results[k]
-		if err == nil || reached(err) {
-			connected = true
-		}
-		switch {
-		case err == nil:
-			b.items[i].done()
-			continue
-		case classify(err) == reject:
-			b.items[i].poison(explain(err, b.items[i].message.topic, s).Error(), s)
-			continue
-		case b.items[i].state == dead && topicTrouble(err):
-			if b.items[i].attempts++; b.items[i].attempts >= deadAttempts {
-				b.items[i].reject("dead-letter topic: " + explain(err, b.items[i].message.topic, s).Error())
-				continue
-			}
-		}
-		retried++
-		if worst == nil || errors.Is(worst, errBehind) || classify(err) > classify(worst) {
-			worst = err
-			if !errors.Is(err, errBehind) {
-				worst = explain(err, b.items[i].message.topic, s)
-			}
-		}
-	}
-	r.mu.Lock()
-	r.stats.Connected = connected
-	r.stats.Retried += retried
-	recovered := worst == nil && r.stats.ConsecutiveFailures > 0
-	failures := r.stats.ConsecutiveFailures
-	if worst == nil {
-		r.stats.ConsecutiveFailures = 0
-	}
-	r.mu.Unlock()
-	if recovered {
-		s.Logger.Info("publishing again", "failed_attempts", failures)
-	}
-	if worst != nil {
-		r.failed(worst, s)
-	}
-	return worst == nil
-}
-
-// failed remembers and logs a failure.
-func (r *Relay) failed(err error, s *Settings) {
-	r.mu.Lock()
-	now := time.Now()
-	r.stats.ConsecutiveFailures++
-	r.stats.LastError, r.stats.LastErrorTime = err, now
-	log := r.stats.ConsecutiveFailures == 1 || now.Sub(r.logged) >= logInterval
-	if log {
-		r.logged = now
-	}
-	failures := r.stats.ConsecutiveFailures
-	r.mu.Unlock()
-	if log {
-		s.Logger.Warn("publishing fails, will be retried", "error", err, "failed_attempts", failures)
-	}
-}
-
-// ack takes what is finished out of the spool and counts it.
-func (r *Relay) ack(b *batch, s *Settings) {
-	n := b.finished()
-	if n == 0 {
-		return
-	}
-	var sent, buried int64
-	var rejects []spool.Reject
-	for i := range b.items[:n] {
-		switch item := &b.items[i]; item.state {
-		case published:
-			sent++
-		case deadLettered:
-			buried++
-		case rejected:
-			rejects = append(rejects, spool.Reject{Pos: item.pos, Reason: item.reason})
-		default: // the first n are finished
-		}
-	}
-	err := r.queue.Ack(b.items[n-1].pos, rejects...)
-	r.mu.Lock()
-	r.stats.Published += sent
-	r.stats.DeadLettered += buried
-	r.stats.Rejected += int64(len(rejects))
-	r.stats.Batches++
-	if sent+buried > 0 {
-		r.stats.LastPublish = time.Now()
-	}
-	r.mu.Unlock()
-	if err != nil {
-		// The spool does not return these records again, and goes on trying to
-		// delete them.
-		r.failed(fmt.Errorf("delete published records from the spool: %w", err), s)
-	}
 }
 
 func signal(c chan struct{}) {

@@ -33,15 +33,21 @@ func (m *memory) Peek(dst []spool.Entry, maxRecords, _ int) ([]spool.Entry, erro
 	return dst, nil
 }
 
-// Ack forgets everything: these tests publish one batch.
-func (m *memory) Ack(spool.Pos, ...spool.Reject) error {
-	m.records = nil
-	return nil
+func (m *memory) PeekFrom(_ spool.Pos, dst []spool.Entry, maxRecords, maxBytes int) ([]spool.Entry, error) {
+	return m.Peek(dst, maxRecords, maxBytes)
 }
+
+// Settle forgets everything that was placed: these tests publish one batch.
+func (m *memory) Settle(_ spool.Pos, placed []spool.Pos, _ []spool.Reject) (wait func() error) {
+	m.records = m.records[len(placed):]
+	return func() error { return nil }
+}
+
+func (m *memory) Rewind(spool.Pos) {}
 
 func (m *memory) Ready() <-chan struct{} { return m.ready }
 
-// script is a publisher that answers with the errors of a list, and then takes everything.
+// script is a publisher that cannot reach a broker, with the errors of a list, and then takes everything.
 type script struct {
 	answers []error
 	at      []time.Time // when each attempt came
@@ -49,16 +55,13 @@ type script struct {
 	resets  int
 }
 
-func (p *script) publish(_ context.Context, messages []message) []error {
+func (p *script) publish(_ context.Context, messages []message, _ func(string, int, int) bool) ([]result, error) {
 	p.at = append(p.at, time.Now())
 	p.sizes = append(p.sizes, len(messages))
-	results := make([]error, len(messages))
 	if n := len(p.at) - 1; n < len(p.answers) {
-		for i := range results {
-			results[i] = p.answers[n]
-		}
+		return nil, p.answers[n]
 	}
-	return results
+	return make([]result, len(messages)), nil
 }
 
 func (p *script) throttled() time.Duration { return 0 }

@@ -37,11 +37,18 @@ func (s *Spool) PeekFrom(from Pos, dst []Entry, maxRecords, maxBytes int) ([]Ent
 // Settle ends a batch that Peek or PeekFrom has returned, with last as its last
 // record: the placed records and the rejected ones leave the queue as with Ack,
 // and the others stay pending, are passed over by Peek until [Spool.Rewind], and
-// may be evicted. All of them are records of the file of last. It does not wait
-// for the disk; wait does, and returns what Ack would.
+// may be evicted. With the zero Pos as last nothing is passed over. All of them
+// are records of one file. It does not wait for the disk; wait does, and returns
+// what Ack would.
 func (s *Spool) Settle(last Pos, placed []Pos, rejects []Reject) (wait func() error) {
 	f := last.file
-	if f == nil {
+	switch {
+	case f != nil:
+	case len(placed) > 0:
+		f = placed[0].file
+	case len(rejects) > 0:
+		f = rejects[0].Pos.file
+	default:
 		return func() error { return nil }
 	}
 	seqs := make([]uint64, 0, len(placed)+len(rejects))
