@@ -259,6 +259,121 @@ func TestRealKafkaIsKilledAndHangs(t *testing.T) {
 	f.finish()
 }
 
+// cutStep is the distance of the bytes after which TestRealKafkaCutAtEveryByte
+// cuts.
+var cutStep = flag.Int("cut-step", 5, "cut a produce exchange after each of so many bytes; 1: after every byte")
+
+// TestRealKafkaCutAtEveryByte has a proxy cut the connection after each byte of
+// requests with records, and of the answers to them.
+func TestRealKafkaCutAtEveryByte(t *testing.T) {
+	c := kafkatest.Shared(t)
+	proxy := c.Proxy(t, 1)
+	// Small batches: every byte of a request is one connection.
+	f := newFault(t, c, Settings{Brokers: c.Brokers(t, kafkatest.Proxied), MaxBatchRecords: 3, MaxRetryDelay: time.Millisecond})
+	cuts := 0
+	for _, response := range []bool{false, true} {
+		longest := *cutStep
+		for after := 0; after <= longest; after += *cutStep {
+			length := proxy.Cut(kafkatest.Cut{Response: response, After: after}, 2*time.Second)
+			if length == 0 { // none was as long
+				break
+			}
+			cuts++
+			longest = max(longest, length)
+		}
+		if longest < 40 {
+			t.Errorf("the longest request or answer had %d bytes", longest)
+		}
+	}
+	if st := f.relay.Stats(); st.Retried == 0 || st.LastError == nil {
+		t.Errorf("nothing failed: %+v", st)
+	}
+	f.settings.MaxBatchRecords = 0
+	if err := f.relay.Update(f.settings); err != nil {
+		t.Fatal(err)
+	}
+	f.progress()
+	t.Logf("%d cuts, %d connections", cuts, proxy.Dials())
+	f.finish()
+}
+
+// TestRealKafkaGoesSilent leaves the connections open and passes nothing on, as a
+// firewall does that has forgotten them.
+func TestRealKafkaGoesSilent(t *testing.T) {
+	c := kafkatest.Shared(t)
+	proxy := c.Proxy(t, 1)
+	f := newFault(t, c, Settings{Brokers: c.Brokers(t, kafkatest.Proxied), Timeout: time.Second})
+	for range 3 {
+		proxy.Silence()
+		began, before := time.Now(), f.relay.Stats().Published
+		eventually(t, "progress", func() bool { return f.relay.Stats().Published > before+1000 })
+		// A request for records and one for metadata may have waited.
+		if took := time.Since(began); took > 6*time.Second {
+			t.Errorf("dead connections held the relay for %v", took)
+		}
+	}
+	contains(t, f.relay.Stats().LastError, "did not answer within 1s")
+	f.finish()
+}
+
+// TestRealKafkaIsSlow has answers come late, and then too late.
+func TestRealKafkaIsSlow(t *testing.T) {
+	c := kafkatest.Shared(t)
+	proxy := c.Proxy(t, 1)
+	f := newFault(t, c, Settings{Brokers: c.Brokers(t, kafkatest.Proxied), Timeout: time.Second})
+	proxy.Slow(300 * time.Millisecond)
+	before := f.relay.Stats()
+	f.progress()
+	f.progress()
+	if after := f.relay.Stats(); after.Retried != before.Retried {
+		t.Errorf("what only took its time was sent again: %v", after.LastError)
+	}
+	proxy.Slow(1500 * time.Millisecond)
+	f.fails("did not answer within 1s")
+	proxy.Slow(0)
+	f.progress()
+	f.finish()
+}
+
+// TestRealKafkaRefusesOurClock has a topic that takes no record which is older
+// than nothing: to the broker our clock is behind.
+func TestRealKafkaRefusesOurClock(t *testing.T) {
+	t.Parallel()
+	f := newFault(t, kafkatest.Shared(t), Settings{DeadLetterTopic: "not-this"})
+	f.cluster.SetTopicConfig(t, f.topic, "message.timestamp.before.max.ms", "0")
+	f.fails("the clock here and that of", "set the clocks right")
+	f.cluster.SetTopicConfig(t, f.topic, "message.timestamp.before.max.ms", "9223372036854775807")
+	f.progress()
+	if st := f.relay.Stats(); st.DeadLettered+st.Rejected > 0 {
+		t.Errorf("a wrong clock is no poison: %+v", st)
+	}
+	f.finish()
+}
+
+// TestRealKafkaWithoutOneOfTwoTopics has the load's topic and one that is not
+// there: the load goes on.
+func TestRealKafkaWithoutOneOfTwoTopics(t *testing.T) {
+	t.Parallel()
+	f := newFault(t, kafkatest.Shared(t), Settings{})
+	missing := f.topic + "-missing"
+	other := startLoad(t, f.spool, missing)
+	f.fails(`topic "`+missing+`" does not exist`)
+	before := f.relay.Stats()
+	f.progress()
+	if st := f.relay.Stats(); st.Blocked == 0 || before.Blocked == 0 {
+		t.Errorf("nothing is blocked: %+v", st)
+	}
+	f.cluster.CreateTopic(t, missing, 2)
+	f.progress()
+	other.end()
+	f.load.end()
+	st := drained(t, f.relay, f.spool)
+	again := f.load.check(f.cluster.Consume(t, f.topic), nil) + other.check(f.cluster.Consume(t, missing), nil)
+	if again > 0 || st.Blocked > 0 {
+		t.Errorf("%d records came again: %+v", again, st)
+	}
+}
+
 // TestRealKafkaLosesALeader kills a leader in a cluster of three whose topics
 // want two replicas in sync, and brings it back.
 func TestRealKafkaLosesALeader(t *testing.T) {

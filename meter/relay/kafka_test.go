@@ -112,7 +112,7 @@ func eventually(t testing.TB, what string, condition func() bool) {
 // record is in exactly one place.
 func drained(t testing.TB, r *Relay, s *spool.Spool) Stats {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second+*outage)
 	defer cancel()
 	if err := r.Drain(ctx); err != nil {
 		t.Fatal(err, r.Stats().LastError)

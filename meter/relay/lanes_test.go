@@ -271,4 +271,3 @@ func (q *counted) PeekFrom(from spool.Pos, dst []spool.Entry, maxRecords, maxByt
 	q.mu.Unlock()
 	return entries, err
 }
-

@@ -46,10 +46,11 @@ const (
 	MutualTLS     Listener = "MTLS" // asks for a client certificate
 	SASLPlaintext Listener = "SASL_PLAINTEXT"
 	SASLTLS       Listener = "SASL_SSL"
+	Proxied       Listener = "PROXIED" // through a [Proxy]
 	controller    Listener = "CONTROLLER"
 )
 
-var listeners = []Listener{Plaintext, TLS, MutualTLS, SASLPlaintext, SASLTLS, controller}
+var listeners = []Listener{Plaintext, TLS, MutualTLS, SASLPlaintext, SASLTLS, Proxied, controller}
 
 const startTimeout = 90 * time.Second
 
@@ -81,6 +82,7 @@ type Cluster struct {
 type node struct {
 	id    int
 	ports map[Listener]int
+	proxy int // the port that the listener Proxied is advertised with
 	log   string
 
 	mu    sync.Mutex
@@ -205,6 +207,9 @@ func newCluster(class string, o Options) (*Cluster, error) {
 			if n.ports[l], err = freePort(); err != nil {
 				return nil, err
 			}
+		}
+		if n.proxy, err = freePort(); err != nil {
+			return nil, err
 		}
 		c.nodes = append(c.nodes, n)
 	}
@@ -413,9 +418,17 @@ func (c *Cluster) addresses(l Listener) []string {
 	}
 	var all []string
 	for _, n := range c.nodes {
-		all = append(all, fmt.Sprintf("127.0.0.1:%d", n.ports[l]))
+		all = append(all, n.advertised(l))
 	}
 	return all
+}
+
+// advertised is the address that a node tells clients of a listener.
+func (n *node) advertised(l Listener) string {
+	if l == Proxied {
+		return fmt.Sprintf("127.0.0.1:%d", n.proxy)
+	}
+	return fmt.Sprintf("127.0.0.1:%d", n.ports[l])
 }
 
 func (c *Cluster) node(t testing.TB, id int32) *node {

@@ -7,6 +7,9 @@
 // Kafka to be had; and under -short. The tests' TestMain calls [Run] so that
 // nothing is left running.
 //
+// The listener [Proxied] is reached through a [Proxy], which cuts connections
+// where it is told to, slows them down, or lets them go silent.
+//
 // With addresses in the environment variable KAFKA_METERING_TEST_BROKERS
 // (host:port, separated by commas, without TLS and SASL, an administrator's),
 // Shared is that cluster; what needs another listener or a broker that can be

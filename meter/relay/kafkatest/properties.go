@@ -28,12 +28,15 @@ const logging = `Configuration:
 // serverProperties is the configuration of a node that is broker and controller.
 func (c *Cluster) serverProperties(n *node) []byte {
 	replicas := min(len(c.nodes), 3)
-	var voters, addresses []string
+	var voters, addresses, advertised []string
 	for _, v := range c.nodes {
 		voters = append(voters, fmt.Sprintf("%d@127.0.0.1:%d", v.id, v.ports[controller]))
 	}
 	for _, l := range listeners {
 		addresses = append(addresses, fmt.Sprintf("%s://127.0.0.1:%d", l, n.ports[l]))
+		if l != controller {
+			advertised = append(advertised, fmt.Sprintf("%s://%s", l, n.advertised(l)))
+		}
 	}
 	p := map[string]string{
 		"process.roles":             "broker,controller",
@@ -41,9 +44,9 @@ func (c *Cluster) serverProperties(n *node) []byte {
 		"controller.quorum.voters":  strings.Join(voters, ","),
 		"controller.listener.names": string(controller),
 		"listeners":                 strings.Join(addresses, ","),
-		"advertised.listeners":      strings.Join(addresses[:len(addresses)-1], ","), // not the controller's
+		"advertised.listeners":      strings.Join(advertised, ","),
 		"listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,SSL:SSL,MTLS:SSL,SASL_PLAINTEXT:SASL_PLAINTEXT," +
-			"SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT",
+			"SASL_SSL:SASL_SSL,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
 		"inter.broker.listener.name": string(Plaintext),
 		"log.dirs":                   filepath.Join(c.dir, fmt.Sprintf("data-%d", n.id)),
 
