@@ -104,7 +104,15 @@ func serve() error {
 		p.log.Error("the Lua front cannot hand anything over", "error", err)
 	}
 	go p.drainOnSignal()
+	closeToOthers()
 	return server.StartServer(func() any { return newConfig(p) }, version, priority)
+}
+
+// closeToOthers has what this process makes from now on, go-pdk's socket above all, closed to other users: whoever may write to
+// it can invent usage. Kong starts its plugin servers with umask 0, as the user of its workers.
+func closeToOthers() {
+	const others = 0o007
+	syscall.Umask(others | syscall.Umask(others))
 }
 
 // dump prints what Kong's query_cmd reads: nothing else may be on standard output.

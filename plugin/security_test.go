@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/txtar"
@@ -123,7 +124,9 @@ func TestPlantedSecretsGetNowhere(t *testing.T) {
 // TestFilesAreOpenToTheirOwnerAlone looks at the modes of everything that a server makes.
 func TestFilesAreOpenToTheirOwnerAlone(t *testing.T) {
 	broker := startBroker(t)
+	before := syscall.Umask(0) // with which Kong starts its plugin servers
 	s := startServer(t)
+	syscall.Umask(before)
 	kong := devkong.NewWorkers(1, devkong.WorkersOptions{})
 	defer kong.Close()
 	if err := kong.Worker(0).Log(t.Context(), s.configuration(broker, `{"record":true}`), plantedExchange(t, 1)); err != nil {
@@ -147,8 +150,13 @@ func TestFilesAreOpenToTheirOwnerAlone(t *testing.T) {
 	if seen < 4 {
 		t.Errorf("%d files", seen)
 	}
-	info, err := os.Stat(filepath.Join(s.prefix, laneSocket))
-	if err != nil || info.Mode().Perm() != 0o660 {
-		t.Errorf("the lane's socket has mode %v: %v", info.Mode(), err)
+	for path, want := range map[string]fs.FileMode{filepath.Join(s.prefix, laneSocket): 0o660, s.socket(): 0o770} {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info.Mode().Perm() != want {
+			t.Errorf("%s has mode %v, want %v", path, info.Mode(), want)
+		}
 	}
 }

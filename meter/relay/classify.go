@@ -27,53 +27,59 @@ const (
 	reject
 )
 
-// classify says what to do about err. What it does not know is retried.
+// verdicts has the answers of brokers that are not simply retried. The others
+// are leader elections, too few in-sync replicas, a full broker disk, quotas and
+// a broker's own errors, which all end some day; or no answers to what a relay
+// asks. A test names each of Kafka's codes.
+var verdicts = map[kafka.Error]verdict{
+	// The batch exceeds the topic's max.message.bytes, or a segment of its log.
+	// publishTo halves it, so that here it is one record.
+	kafka.MessageSizeTooLarge: reject,
+	kafka.RecordListTooLarge:  reject,
+	// The broker validates records (schema, compacted topic without keys).
+	kafka.InvalidRecord: reject,
+	// No topic can have this name; the record is final and keeps it.
+	kafka.InvalidTopic: reject,
+
+	// A record's time is that of its sending, so that every record is refused as
+	// long as our clock, or the broker's, is wrong.
+	kafka.InvalidTimestamp: blocked,
+	// Until somebody creates it, or until metadata has caught up.
+	kafka.UnknownTopicOrPartition: blocked,
+	// The password is wrong or was rotated; a new one comes by Update.
+	kafka.SASLAuthenticationFailed: blocked,
+	kafka.UnsupportedSASLMechanism: blocked,
+	kafka.IllegalSASLState:         blocked,
+	kafka.SecurityDisabled:         blocked,
+	kafka.UnacceptableCredential:   blocked,
+	// An ACL is missing or was revoked.
+	kafka.TopicAuthorizationFailed:   blocked,
+	kafka.ClusterAuthorizationFailed: blocked,
+	// The brokers do not speak what the settings ask for.
+	kafka.UnsupportedVersion:          blocked,
+	kafka.UnsupportedForMessageFormat: blocked,
+	kafka.UnsupportedCompressionType:  blocked,
+	kafka.InvalidRequiredAcks:         blocked,
+	kafka.InvalidRequest:              blocked,
+	// A topic cannot be created with the brokers' defaults, or may not be.
+	kafka.InvalidPartitionNumber:   blocked,
+	kafka.InvalidReplicationFactor: blocked,
+	kafka.InvalidConfiguration:     blocked,
+	kafka.PolicyViolation:          blocked,
+}
+
+// classify says what to do about err. What it does not know is retried: network,
+// timeouts, half-read answers, leaders that moved between our look at the
+// metadata and kafka-go's.
 func classify(err error) verdict {
 	var code kafka.Error
-	if !errors.As(err, &code) {
-		switch {
-		case isTLS(err):
-			// The certificate or the protocol is wrong, on their side or ours.
-			return blocked
-		default:
-			// Network, timeouts, half-read answers, leaders that moved between
-			// our look at the metadata and kafka-go's.
-			return retry
-		}
-	}
-	switch code {
-	case kafka.MessageSizeTooLarge:
-		// The batch exceeds the topic's max.message.bytes. publishTo halves it, so
-		// that here it is one record.
-		return reject
-	case kafka.RecordListTooLarge:
-		// The batch exceeds a segment of the log; as above.
-		return reject
-	case kafka.InvalidRecord:
-		// The broker validates records (schema, compacted topic without keys).
-		return reject
-	case kafka.InvalidTimestamp:
-		// A record's time is that of its sending, so that every record is refused
-		// as long as our clock, or the broker's, is wrong.
-		return blocked
-	case kafka.InvalidTopic:
-		// No topic can have this name; the record is final and keeps it.
-		return reject
-	case kafka.UnknownTopicOrPartition:
-		// Until somebody creates it, or until metadata has caught up.
-		return blocked
-	case kafka.SASLAuthenticationFailed, kafka.UnsupportedSASLMechanism, kafka.IllegalSASLState:
-		// The password is wrong or was rotated; a new one comes by Update.
-		return blocked
-	case kafka.TopicAuthorizationFailed, kafka.ClusterAuthorizationFailed:
-		// An ACL is missing or was revoked.
-		return blocked
-	case kafka.UnsupportedVersion, kafka.UnsupportedForMessageFormat, kafka.InvalidRequiredAcks, kafka.UnsupportedCompressionType:
-		// The brokers do not speak what the settings ask for.
+	switch {
+	case errors.As(err, &code):
+		return verdicts[code]
+	case isTLS(err):
+		// The certificate or the protocol is wrong, on their side or ours.
 		return blocked
 	default:
-		// Leader elections, too few in-sync replicas, a full broker disk, quotas,
-		// a broker's own errors: all end some day.
 		return retry
 	}
 }
