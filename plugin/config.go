@@ -41,6 +41,7 @@ type Connection struct {
 	Topic                                string         `json:"topic"`
 	ClusterName                          string         `json:"cluster_name"`
 	DeadLetterTopic                      string         `json:"dead_letter_topic"`
+	CreateTopics                         bool           `json:"create_topics"`
 	Authentication                       Authentication `json:"authentication"`
 	Security                             Security       `json:"security"`
 	Timeout                              int            `json:"timeout"`   // milliseconds

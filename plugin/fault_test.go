@@ -18,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"kafka-metering/meter"
+	"kafka-metering/meter/relay/kafkatest"
 	"kafka-metering/plugin/devkong"
 	"kafka-metering/plugin/lane"
 )
@@ -87,7 +88,8 @@ func (l *pdkLoad) check(t *testing.T, broker string) {
 	}
 }
 
-// TestAProcessThatIsKilledAtRandomLosesNothing kills the server with -9, again and again, at moments that nobody has chosen.
+// TestAProcessThatIsKilledAtRandomLosesNothing kills the server with -9, again and again, at moments that nobody has chosen; every
+// other time as Kong does it, 20 ms after SIGTERM.
 func TestAProcessThatIsKilledAtRandomLosesNothing(t *testing.T) {
 	kills := 50
 	if testing.Short() {
@@ -97,9 +99,12 @@ func TestAProcessThatIsKilledAtRandomLosesNothing(t *testing.T) {
 	s := startServer(t)
 	l := startPDKLoad(t, s.configuration(broker, requestOnly), 16)
 	l.more(t, 50)
-	for range kills {
-		timer := time.NewTimer(time.Duration(rand.IntN(60)) * time.Millisecond)
-		<-timer.C
+	for n := range kills {
+		within(time.Duration(rand.IntN(60)) * time.Millisecond)
+		if n%2 == 1 {
+			s.signal(syscall.SIGTERM)
+			within(20 * time.Millisecond)
+		}
 		s.kill()
 		s.start()
 		l.more(t, 20)
@@ -108,6 +113,53 @@ func TestAProcessThatIsKilledAtRandomLosesNothing(t *testing.T) {
 	s.awaitPublished()
 	s.checkBalances()
 	l.check(t, broker)
+}
+
+// within lets something happen for a while.
+func within(d time.Duration) { <-time.NewTimer(d).C }
+
+// TestRealKafkaAndTheProcessAreKilledInTurn kills the server and a real broker, alone and together, while exchanges are handed over.
+func TestRealKafkaAndTheProcessAreKilledInTurn(t *testing.T) {
+	kafka := kafkatest.Start(t, kafkatest.Options{})
+	kafka.CreateTopic(t, defaultTopic, 6)
+	broker := kafka.Brokers(t, kafkatest.Plaintext)[0]
+	s := startServer(t)
+	l := startPDKLoad(t, s.configuration(broker, `{"meter_ai_token_usage":false,"meter_ai_calls":false,"timeout":1000,"queue":{"max_retry_delay":0.2}}`), 16)
+	l.more(t, 100)
+	s.kill()
+	s.start()
+	l.more(t, 100)
+	kafka.Kill(t, 1)
+	l.more(t, 500) // the spool takes them
+	s.kill()
+	s.start()
+	l.more(t, 500)
+	kafka.Restart(t, 1)
+	l.more(t, 500)
+	l.end()
+	s.awaitPublished()
+	s.checkBalances()
+	l.check(t, broker)
+}
+
+// TestATopicIsCreatedWhereThatIsAsked sends events to a topic that is not there.
+func TestATopicIsCreatedWhereThatIsAsked(t *testing.T) {
+	c, err := kfake.NewCluster(kfake.NumBrokers(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	s := startServer(t)
+	kong := devkong.NewWorkers(1, devkong.WorkersOptions{})
+	defer kong.Close()
+	conf := s.configuration(c.ListenAddrs()[0], `{"create_topics":true,"meter_ai_token_usage":false,"meter_ai_calls":false}`)
+	if err := kong.Worker(0).Log(t.Context(), conf, newExchanges(t).exchange(1)); err != nil {
+		t.Fatal(err)
+	}
+	s.awaitPublished()
+	if seen := onTopic(t, c.ListenAddrs()[0], meter.TypeAPIRequest); len(seen) != 1 {
+		t.Errorf("%d exchanges are on the topic", len(seen))
+	}
 }
 
 // TestTwoProcessesServeAtOnce starts a second server in the same prefix while the first has work, as kong reload does, and

@@ -108,8 +108,8 @@ func (l *load) end() int64 {
 // tally is what is on the topic.
 type tally struct {
 	exchanges int64            // request ids
-	again     int              // records that were published again, the very same
-	doubled   int              // ids that two records have
+	again     int              // records that were published again, with the same bytes
+	doubled   int              // ids that two different records have
 	missing   map[string]int64 // by reason, of the gap events
 }
 
@@ -124,11 +124,11 @@ func (c *tally) lost() (n int64) {
 func count(t testing.TB, broker string) *tally {
 	t.Helper()
 	c := &tally{missing: map[string]int64{}}
-	sequences := map[string]string{}
+	first := map[string]string{}
 	for _, e := range events(t, broker) {
-		id, sequence := e.Get("id").Str, e.Get("sequence").Str
-		if before, ok := sequences[id]; ok {
-			if before == sequence {
+		id := e.Get("source").Str + " " + e.Get("id").Str
+		if before, ok := first[id]; ok {
+			if before == e.Raw {
 				c.again++
 			} else {
 				c.doubled++
@@ -136,7 +136,7 @@ func count(t testing.TB, broker string) *tally {
 			}
 			continue
 		}
-		sequences[id] = sequence
+		first[id] = e.Raw
 		switch e.Get("type").Str {
 		case meter.TypeAPIRequest:
 			c.exchanges++

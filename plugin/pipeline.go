@@ -272,6 +272,7 @@ func (c Connection) relaySettings() (relay.Settings, error) {
 		Linger:          time.Duration(c.Queue.MaxCoalescingDelay * float64(time.Second)),
 		MaxRetryDelay:   time.Duration(c.Queue.MaxRetryDelay * float64(time.Second)),
 		DeadLetterTopic: c.DeadLetterTopic,
+		CreateTopics:    c.CreateTopics,
 		ClientID:        pluginName,
 	}
 	for _, b := range c.BootstrapServers {

@@ -3,8 +3,12 @@ package relay
 import (
 	"flag"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -367,6 +371,136 @@ func TestRealKafkaWithoutOneOfTwoTopics(t *testing.T) {
 	again := f.load.check(f.cluster.Consume(t, f.topic), nil) + other.check(f.cluster.Consume(t, missing), nil)
 	if again > 0 || st.Blocked > 0 {
 		t.Errorf("%d records came again: %+v", again, st)
+	}
+}
+
+// TestRealKafkaWhileTheDiskIsFull publishes a backlog from a disk without room:
+// what is published cannot be deleted then, or it can, but it is published once.
+func TestRealKafkaWhileTheDiskIsFull(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=8m,mode=0700"); err != nil {
+		t.Skipf("A FULL DISK IS NOT TESTED: a small file system cannot be mounted, which needs root: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	c, name := kafkatest.Shared(t), kafkatest.Topic(t)
+	c.CreateTopic(t, name, 3)
+	s, err := spool.Open(dir, spool.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	taken := map[string]bool{}
+	for n := 0; ; n++ { // until the disk is full
+		r := loadRecord(name, 0, n, 500)
+		if s.Append(t.Context(), r.AppendTo(nil)) != nil {
+			break
+		}
+		taken[string(r.Headers[0].Value)] = true
+	}
+	filler, err := os.Create(filepath.Join(dir, "filler"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = filler.Write(make([]byte, 512))
+	}
+	if err := filler.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, Settings{Brokers: c.Brokers(t, kafkatest.Plaintext)}, s)
+	eventually(t, "the backlog is published", func() bool { return c.Records(t, name) >= int64(len(taken)) })
+	if err := os.Remove(filler.Name()); err != nil {
+		t.Fatal(err)
+	}
+	appendRecords(t, s, loadRecord(name, 1, 0, 0)) // there is room again
+	taken["1-0"] = true
+	st := drained(t, r, s)
+	records := c.Consume(t, name)
+	for _, r := range records {
+		if !taken[header(r, "ce_id")] {
+			t.Fatalf("record %q was not taken", header(r, "ce_id"))
+		}
+	}
+	if len(records) != len(taken) || int(st.Published) != len(taken) || s.Stats().Pending != 0 {
+		t.Errorf("%d records are on the topic, %d were taken: %+v", len(records), len(taken), st)
+	}
+	t.Logf("%d records on a full disk; last error: %v", len(taken), s.Stats().LastError)
+}
+
+// TestRealKafkaTakesTenThousandHandoversAtOnce has ten thousand goroutines hand
+// over one record each.
+func TestRealKafkaTakesTenThousandHandoversAtOnce(t *testing.T) {
+	t.Parallel()
+	const n = 10_000
+	c, s, name := kafkatest.Shared(t), newSpool(t), kafkatest.Topic(t)
+	c.CreateTopic(t, name, 3)
+	r := start(t, Settings{Brokers: c.Brokers(t, kafkatest.Plaintext), Compression: "zstd"}, s)
+	began := time.Now()
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { appendRecords(t, s, loadRecord(name, 0, i, 100)) })
+	}
+	wg.Wait()
+	took := time.Since(began)
+	drained(t, r, s)
+	seen := map[string]bool{}
+	records := c.Consume(t, name)
+	for _, r := range records {
+		seen[header(r, "ce_id")] = true
+	}
+	if len(seen) != n || len(records) != n {
+		t.Errorf("%d records are on the topic, %d different ones, of %d", len(records), len(seen), n)
+	}
+	t.Logf("all handed over in %v, in %d transactions", took, s.Stats().Transactions)
+}
+
+// TestTheClockJumpsBetweenProcesses has a process leave its spool, and the next
+// one start with a clock that is a century ahead, or behind.
+func TestTheClockJumpsBetweenProcesses(t *testing.T) {
+	for name, millis := range map[string]int64{"forwards": 1, "back": 9_000_000_000_000} {
+		t.Run(name, func(t *testing.T) {
+			c, dir := newCluster(t), t.TempDir()
+			before, err := spool.Open(dir, spool.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			appendRecords(t, before, numbered(0, 500)...)
+			if err := before.Close(); err != nil {
+				t.Fatal(err)
+			}
+			files, err := filepath.Glob(filepath.Join(dir, "*.spool"))
+			if err != nil || len(files) != 1 {
+				t.Fatal(files, err)
+			}
+			_, rest, _ := strings.Cut(filepath.Base(files[0]), "-")
+			if err := os.Rename(files[0], filepath.Join(dir, fmt.Sprintf("%013d-%s", millis, rest))); err != nil {
+				t.Fatal(err)
+			}
+			s, err := spool.Open(dir, spool.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { s.Close() })
+			r := start(t, Settings{Brokers: c.ListenAddrs()}, s)
+			appendRecords(t, s, numbered(500, 700)...)
+			if n, err := s.Adopt(); n != 500 || err != nil {
+				t.Fatal(n, err)
+			}
+			appendRecords(t, s, numbered(700, 1000)...)
+			drained(t, r, s)
+			values := map[string]bool{}
+			for _, r := range consume(t, c, topic, 1000) {
+				values[string(r.Value)] = true
+			}
+			if len(values) != 1000 {
+				t.Errorf("%d different records are on the topic", len(values))
+			}
+		})
 	}
 }
 

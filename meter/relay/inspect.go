@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/segmentio/kafka-go"
@@ -70,6 +71,9 @@ func Inspect(ctx context.Context, s Settings, topic string) (*Topic, error) {
 	t.Config, t.ConfigError = c.topicConfig(ctx, topic)
 	return t, nil
 }
+
+// IsMissing reports whether an error of Inspect is that there is no such topic.
+func IsMissing(err error) bool { return errors.Is(err, kafka.UnknownTopicOrPartition) }
 
 // topicConfig returns a topic's settings.
 func (c *client) topicConfig(ctx context.Context, topic string) (map[string]string, error) {

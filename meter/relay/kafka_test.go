@@ -22,6 +22,9 @@ import (
 
 const topic = "kong.metering"
 
+// patience is how long a test waits for what must come: machines may be busy.
+const patience = time.Minute
+
 func newCluster(t testing.TB, opts ...kfake.Opt) *kfake.Cluster {
 	t.Helper()
 	c, err := kfake.NewCluster(append([]kfake.Opt{kfake.NumBrokers(1), kfake.SeedTopics(3, topic)}, opts...)...)
@@ -98,7 +101,7 @@ func run(t testing.TB, r *Relay) (stop func()) {
 // eventually polls until the condition holds.
 func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !condition(); {
+	for deadline := time.Now().Add(patience); !condition(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: did not happen", what)
 		}
@@ -112,7 +115,7 @@ func eventually(t testing.TB, what string, condition func() bool) {
 // record is in exactly one place.
 func drained(t testing.TB, r *Relay, s *spool.Spool) Stats {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second+*outage)
+	ctx, cancel := context.WithTimeout(t.Context(), patience+*outage)
 	defer cancel()
 	if err := r.Drain(ctx); err != nil {
 		t.Fatal(err, r.Stats().LastError)
@@ -144,7 +147,7 @@ func consume(t testing.TB, c *kfake.Cluster, topic string, n int, opts ...kgo.Op
 	}
 	defer cl.Close()
 	var records []*kgo.Record
-	for timeout := 20 * time.Second; ; {
+	for timeout := patience; ; {
 		ctx, cancel := context.WithTimeout(t.Context(), timeout)
 		fetches := cl.PollFetches(ctx)
 		late := ctx.Err() != nil

@@ -148,6 +148,10 @@ const (
 // topicOf looks at a topic.
 func (d *doctor) topicOf(check, name string) {
 	t, err := relay.Inspect(context.Background(), d.settings, name)
+	if d.settings.CreateTopics && relay.IsMissing(err) {
+		d.note(check, checkWarning, "%s does not exist yet: the first event creates it, with the brokers' default number of partitions and replicas", name)
+		return
+	}
 	if err != nil {
 		d.note(check, checkProblem, "%v", err)
 		return

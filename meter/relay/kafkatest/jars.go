@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -69,6 +70,18 @@ func fetch(pom, dir string) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return err
 	}
+	// go test runs packages side by side: one of them fetches, the others wait.
+	lock, err := os.Create(filepath.Join(filepath.Dir(dir), "lock"))
+	if err != nil {
+		return err
+	}
+	defer lock.Close() //nolint:errcheck // it holds nothing but the lock
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return fmt.Errorf("wait for another test to fetch Kafka: %w", err)
+	}
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
 	work, err := os.MkdirTemp(filepath.Dir(dir), "fetch-")
 	if err != nil {
 		return err
@@ -81,13 +94,7 @@ func fetch(pom, dir string) error {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("maven cannot fetch Kafka (no network? it takes a mirror from settings.xml): %w\n%s", err, out)
 	}
-	// Another test binary may have been quicker.
-	if err := os.Rename(work, dir); err != nil && !errors.Is(err, fs.ErrExist) {
-		if _, statErr := os.Stat(dir); statErr != nil {
-			return err
-		}
-	}
-	return nil
+	return os.Rename(work, dir)
 }
 
 // findPOM returns the path of testdata/kafka/pom.xml in the module that is tested.
