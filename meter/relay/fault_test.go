@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
 	"os"
@@ -457,6 +458,86 @@ func TestRealKafkaTakesTenThousandHandoversAtOnce(t *testing.T) {
 		t.Errorf("%d records are on the topic, %d different ones, of %d", len(records), len(seen), n)
 	}
 	t.Logf("all handed over in %v, in %d transactions", took, s.Stats().Transactions)
+}
+
+// TestADamagedSpoolPublishesWhatItTookAndNothingElse cuts the spool of a process
+// that is gone at every 512 bytes, flips a bit in each 512 bytes of it, and has
+// the next process publish what is left.
+func TestADamagedSpoolPublishesWhatItTookAndNothingElse(t *testing.T) {
+	const n, step = 60, 512
+	c, dir := newCluster(t), t.TempDir()
+	s, err := spool.Open(dir, spool.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := map[string]int{}
+	for _, r := range numbered(0, n) {
+		r.Value = append(r.Value, bytes.Repeat([]byte{' '}, 150)...)
+		appendRecords(t, s, r)
+		taken[string(r.Key)+"="+string(r.Value)] = 0
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.spool"))
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	data, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	data = data[:(len(bytes.TrimRight(data, "\x00"))+4095)/4096*4096] // bbolt lets files grow ahead of their use
+	var published, whole, rounds int64
+	publish := func(image []byte) {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "0000000000001-1-000001.spool"), image, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := spool.Open(dir, spool.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = s.Adopt() // its error is what is damaged
+		r, err := New(Settings{Brokers: c.ListenAddrs(), Timeout: 5 * time.Second}, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stop := run(t, r)
+		st := drained(t, r, s)
+		stop()
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		published += st.Published
+		rounds++
+		if st.Published == n {
+			whole++
+		}
+	}
+	for at := 0; at < len(data); at += step {
+		publish(data[:at])
+		flipped := bytes.Clone(data)
+		flipped[at+int(rounds*37)%step] ^= 1 << (rounds % 8)
+		publish(flipped)
+	}
+	records := consume(t, c, topic, int(published))
+	for _, r := range records {
+		at := string(r.Key) + "=" + string(r.Value)
+		if _, ok := taken[at]; !ok {
+			t.Fatalf("%q is on the topic, and no spool took it", at)
+		}
+		taken[at]++
+	}
+	for at, times := range taken {
+		if int64(times) > rounds || int64(times) < whole {
+			t.Errorf("%q was published %d times from %d spools, of which %d were whole", at, times, rounds, whole)
+		}
+	}
+	if published == 0 || whole == 0 || whole == rounds {
+		t.Errorf("of %d spools %d were whole", rounds, whole)
+	}
+	t.Logf("%d spools of %d records: %d records published, %d spools whole", rounds, n, published, whole)
 }
 
 // TestTheClockJumpsBetweenProcesses has a process leave its spool, and the next

@@ -123,9 +123,17 @@ func (f *file) peek(dst []Entry, after uint64, owed map[uint64]bool, maxRecords,
 				return fmt.Errorf("%w: %d pending records are missing", ErrCorrupt, now.pending)
 			}
 		}
-		for ; key != nil && len(out)-len(dst) < maxRecords; key, v = c.Next() {
+		for ; key != nil; key, v = c.Next() {
 			if len(key) != 8 || binary.BigEndian.Uint64(key) <= last {
+				// The damage may be in the key of the record before: by that it
+				// could not be taken out, and what comes after would be passed over.
+				for len(out) > len(dst) && out[len(out)-1].Err != nil {
+					out = out[:len(out)-1]
+				}
 				return fmt.Errorf("%w: keys are out of order", ErrCorrupt)
+			}
+			if len(out)-len(dst) == maxRecords {
+				return nil
 			}
 			last = binary.BigEndian.Uint64(key)
 			if owed[last] {
