@@ -349,12 +349,27 @@ func (s *Spool) setAside(f *file, cause error) error {
 	}
 	s.drop(f)
 	s.stats.SetAside += f.counters.pending
+	for _, o := range f.owed {
+		s.placedElsewhere(o)
+	}
 	s.mu.Unlock()
 	path, err := f.setAside()
 	f.abandon()
 	err = errors.Join(fmt.Errorf("set aside spool file %q with %d pending records: %w", path, f.counters.pending, cause), err)
 	s.report(err)
 	return err
+}
+
+// placedElsewhere counts what the reader had placed of a file that was set aside
+// where it is now: each record is in one place. It needs s.mu.
+func (s *Spool) placedElsewhere(o settlement) {
+	placed, rejected := int64(len(o.seqs)-len(o.rejects)), int64(len(o.rejects))
+	if o.seqs == nil {
+		return // Ack does not say how many
+	}
+	s.stats.Acked += placed
+	s.stats.Rejected += rejected
+	s.stats.SetAside -= placed + rejected
 }
 
 func (s *Spool) closeFiles() error {

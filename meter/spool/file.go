@@ -311,7 +311,8 @@ func (w *writer) settle(s settlement) error {
 	return nil
 }
 
-// settledKeys returns the keys of what s names and the file still has.
+// settledKeys returns the keys of what s names. A damaged index may hide a record
+// that a reader has found: it has left the queue all the same.
 func (w *writer) settledKeys(s settlement) ([][]byte, error) {
 	if s.seqs == nil {
 		return w.keys(0, func(seq uint64, _ int64) bool { return seq <= s.upTo })
@@ -321,9 +322,7 @@ func (w *writer) settledKeys(s settlement) ([][]byte, error) {
 	for _, seq := range s.seqs {
 		start := len(slab)
 		slab = appendKey(slab, seq)
-		if key := slab[start:]; w.records.Get(key) != nil {
-			keys = append(keys, key)
-		}
+		keys = append(keys, slab[start:])
 	}
 	return keys, nil
 }

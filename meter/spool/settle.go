@@ -61,11 +61,14 @@ func (s *Spool) Settle(last Pos, placed []Pos, rejects []Reject) (wait func() er
 	slices.Sort(seqs)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f.passed, f.peeked = max(f.passed, last.seq), 0
+	if last.file != nil {
+		f.passed, f.peeked = max(f.passed, last.seq), 0
+	}
 	switch {
 	case s.closing:
 		return func() error { return ErrClosed }
 	case f.gone:
+		s.placedElsewhere(settlement{seqs: seqs, rejects: rejects})
 		err := fmt.Errorf("acknowledge records of %q, which was set aside: %w", f.path, ErrCorrupt)
 		return func() error { return err }
 	case len(seqs) == 0:
