@@ -172,6 +172,7 @@ func TestValidateCompletesAsKongDoes(t *testing.T) {
 		"llm":            map[string]any{"provider": "auto", "on_abort": "bill_reported", "estimate": false, "ensure_stream_usage": false},
 		"max_body_bytes": int64(1 << 20),
 		"dry_run":        false,
+		"create_topics":  false,
 		"record":         false,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
