@@ -39,7 +39,8 @@ var metricsHelp = []struct{ name, help string }{
 	{"kong_meter_spool_rejected_bytes", "Bytes of records that Kafka refused for good, kept for somebody to look at."},
 	{"kong_meter_spools_orphaned", "Spool directories of connections that are no longer configured."},
 	{"kong_meter_relay_retries_total", "Attempts to publish that failed and were repeated."},
-	{"kong_meter_relay_failures_consecutive", "Failed attempts since the last that succeeded."},
+	{"kong_meter_relay_failures_consecutive", "Failed attempts since everything could be published."},
+	{"kong_meter_relay_blocked_partitions", "Partitions, and topics as a whole, that cannot be written and are tried again; the rest is published."},
 }
 
 // registerMetrics offers, beside the ledger's exchanges, where records are. For each pipeline of this process
@@ -68,6 +69,7 @@ func (p *process) registerMetrics() {
 	gauge("kong_meter_spool_rejected_bytes", func(s spool.Stats, _ relay.Stats) int64 { return s.RejectedBytes })
 	gauge("kong_meter_relay_retries_total", func(_ spool.Stats, r relay.Stats) int64 { return r.Retried })
 	gauge("kong_meter_relay_failures_consecutive", func(_ spool.Stats, r relay.Stats) int64 { return r.ConsecutiveFailures })
+	gauge("kong_meter_relay_blocked_partitions", func(_ spool.Stats, r relay.Stats) int64 { return int64(r.Blocked) })
 	p.ledger.set.NewGauge("kong_meter_imbalance_exchanges", func() float64 {
 		exchanges, _ := p.watch.imbalance()
 		return float64(exchanges)

@@ -152,6 +152,8 @@ func (p *process) pipelineStatus(l *pipeline, topics []string, now time.Time) pi
 		s.State, s.Bad = "the spool cannot be opened: events are lost", true
 	case !publishing:
 		s.State, s.Bad = "nothing is published: no usable connection; events stay in the spool", true
+	case relayed.Connected && relayed.Blocked > 0:
+		s.State, s.Bad = fmt.Sprintf("publishing fails for %s of its partitions and topics; their events stay in the spool, the rest is published", number(int64(relayed.Blocked))), true
 	case relayed.ConsecutiveFailures > 0:
 		s.State, s.Bad = fmt.Sprintf("publishing fails, %s attempts in a row; events stay in the spool", number(relayed.ConsecutiveFailures)), true
 	case relayed.LastPublish.IsZero():
