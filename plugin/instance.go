@@ -228,7 +228,9 @@ func (in *instance) numbers(r *meter.Result) (_ *sequence, dead string) {
 }
 
 // wait waits for done at most handOverLimit; a nil done is done.
-func wait(done <-chan struct{}) bool {
+func wait(done <-chan struct{}) bool { return waitFor(done, handOverLimit) }
+
+func waitFor(done <-chan struct{}, most time.Duration) bool {
 	if done == nil {
 		return true
 	}
@@ -237,7 +239,7 @@ func wait(done <-chan struct{}) bool {
 		return true
 	default:
 	}
-	limit := time.NewTimer(handOverLimit)
+	limit := time.NewTimer(most)
 	defer limit.Stop()
 	select {
 	case <-done:

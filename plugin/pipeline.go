@@ -41,6 +41,7 @@ type pipeline struct {
 	spool      *spool.Spool // nil while it cannot be opened
 	relay      *relay.Relay // nil while its settings cannot be used
 	tried      time.Time    // when opening was last tried
+	opening    *opening     // nil unless one is under way
 	stop       context.CancelFunc
 	running    sync.WaitGroup
 }
@@ -49,7 +50,8 @@ func newPipeline(p *process, dir string) *pipeline {
 	return &pipeline{dir: dir, p: p, version: configVersion{seq: -1}}
 }
 
-// configure puts the settings of an instance in force, unless those of a newer one are, and starts what does not run.
+// configure puts the settings of an instance in force, unless those of a newer one are, and starts what does not run. It
+// returns after [handOverLimit] at the latest.
 func (l *pipeline) configure(c Connection, v configVersion) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -68,22 +70,66 @@ func (l *pipeline) configure(c Connection, v configVersion) error {
 	if l.relay != nil {
 		return errors.Join(err, l.relay.Update(settings))
 	}
-	return errors.Join(err, l.open())
+	opening := l.open()
+	l.mu.Unlock()
+	opened := opening.wait()
+	l.mu.Lock()
+	return errors.Join(err, opened)
 }
 
-// open opens the spool and starts the relay, as far as they are not. The caller holds mu.
-func (l *pipeline) open() error {
-	l.tried = l.p.now()
+// opening is an attempt to open a spool. A disk that does not answer may hold it up for ever, and nobody else.
+type opening struct {
+	began time.Time
+	done  chan struct{}
+	err   error // once it is done
+}
+
+// errNoAnswer says that the disk of a spool does not answer.
+var errNoAnswer = errors.New("events cannot be kept and are lost until this is mended: the disk does not answer")
+
+// wait waits for o's end until [handOverLimit] after its beginning.
+func (o *opening) wait() error {
+	if !waitFor(o.done, handOverLimit-time.Since(o.began)) {
+		return errNoAnswer
+	}
+	return o.err
+}
+
+// open begins to open the spool, which starts the relay too, as far as they are not; unless that is under way. The caller
+// holds mu.
+func (l *pipeline) open() *opening {
+	if l.opening != nil {
+		return l.opening
+	}
+	o := &opening{began: time.Now(), done: make(chan struct{})}
+	l.tried, l.opening = l.p.now(), o
+	options := spool.Options{MaxBytes: int64(l.queue.MaxBytes), OnAdopt: l.p.recall}
+	if l.queue.WhenFull == "drop_oldest" {
+		options.WhenFull = spool.DropOldest
+	}
+	s := l.spool
+	go func() {
+		var err error
+		if s == nil {
+			s, err = l.p.openSpool(l.dir, options)
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if err != nil {
+			o.err = fmt.Errorf("events cannot be kept and are lost until this is mended: %w", err)
+		} else {
+			o.err = l.begin(s)
+		}
+		l.opening = nil
+		close(o.done)
+	}()
+	return o
+}
+
+// begin starts what s needs. The caller holds mu.
+func (l *pipeline) begin(s *spool.Spool) error {
 	ctx := context.Background()
 	if l.spool == nil {
-		whenFull := spool.DropNewest
-		if l.queue.WhenFull == "drop_oldest" {
-			whenFull = spool.DropOldest
-		}
-		s, err := spool.Open(l.dir, spool.Options{MaxBytes: int64(l.queue.MaxBytes), WhenFull: whenFull, OnAdopt: l.p.recall})
-		if err != nil {
-			return fmt.Errorf("events cannot be kept and are lost until this is mended: %w", err)
-		}
 		l.spool = s
 		ctx, l.stop = context.WithCancel(ctx)
 		l.running.Go(func() { l.adopt(ctx, s) })
@@ -165,19 +211,27 @@ func (p *process) recall(record []byte) {
 
 // Enqueue hands records to the spool.
 func (l *pipeline) Enqueue(records [][]byte, done func(error)) error {
-	l.mu.Lock()
-	s := l.spool
-	if s == nil && l.p.now().Sub(l.tried) > time.Second {
-		if err := l.open(); err != nil {
+	s, opening := l.spoolOrOpening()
+	if s == nil && opening != nil {
+		if err := opening.wait(); err != nil && l.p.reports.due("spool "+l.dir, l.p.now()) {
 			l.p.log.Error("open the spool", "error", err)
 		}
-		s = l.spool
+		s, _ = l.spoolOrOpening()
 	}
-	l.mu.Unlock()
 	if s == nil {
 		return errNoSpool
 	}
 	return s.Enqueue(records, done)
+}
+
+// spoolOrOpening returns the spool, or, where there is none, the attempt to open it, which is made once a second.
+func (l *pipeline) spoolOrOpening() (*spool.Spool, *opening) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.spool == nil && (l.opening != nil || l.p.now().Sub(l.tried) > time.Second) {
+		return nil, l.open()
+	}
+	return l.spool, nil
 }
 
 // errNoSpool says that the spool could not be opened.

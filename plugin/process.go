@@ -40,6 +40,8 @@ type process struct {
 
 	problems []error // of the file: every instance that uses it reports them
 
+	openSpool func(dir string, o spool.Options) (*spool.Spool, error) // [spool.Open]
+
 	lane *laneServer // nil until it serves
 
 	recording sync.Once
@@ -64,6 +66,7 @@ func newProcess(prefix string, log *slog.Logger) *process {
 		prefix: prefix, node: host,
 		spoolDir:  filepath.Join(prefix, pluginName+".spool"),
 		file:      processFile{Connection: defaultConnection()},
+		openSpool: spool.Open,
 		pipelines: map[string]*pipeline{}, sequences: map[string]*sequence{},
 	}
 	p.registerMetrics()
@@ -125,14 +128,14 @@ func (p *process) configVersion(seq int) configVersion {
 // pipeline returns the pipeline of a connection, which it starts when it is new. Of several instances with one
 // connection the newest decides its settings. The pipeline is never nil.
 func (p *process) pipeline(connection Connection, shared bool, v configVersion) (*pipeline, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	key := connection.key(shared)
+	p.mu.Lock()
 	running := p.pipelines[key]
 	if running == nil {
 		running = newPipeline(p, filepath.Join(p.spoolDir, key))
 		p.pipelines[key] = running
 	}
+	p.mu.Unlock()
 	return running, running.configure(connection, v)
 }
 
