@@ -75,6 +75,10 @@ func serve() error {
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q: commands come first, flags after them", flag.Arg(0))
 	}
+	if flag.Lookup("help").Value.String() == "true" {
+		flag.Usage()
+		return nil
+	}
 	if *versions {
 		command.Run("version", nil, host)
 		return nil

@@ -11,8 +11,8 @@ import (
 
 // TestTheUnitStartsWhatThereIs holds the flags of docs/kafka-metering.service and docs/process.md to those of the binary.
 func TestTheUnitStartsWhatThereIs(t *testing.T) {
-	help, _ := exec.Command(executable(t, t.TempDir()), "-help").CombinedOutput() // go-pdk's flags end with status 2
-	if !strings.Contains(string(help), "-spool-dir") {
+	help, err := exec.Command(executable(t, t.TempDir()), "-help").CombinedOutput()
+	if err != nil || !strings.Contains(string(help), "-spool-dir") {
 		t.Fatalf("%s", help)
 	}
 	for _, name := range []string{"kafka-metering.service", "process.md"} {
