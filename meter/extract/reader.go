@@ -145,6 +145,9 @@ func kept(b []byte) []byte {
 
 // choose makes f the format.
 func (c *Reader) choose(f *format, operation string) {
+	if f == openAIResponses && c.response.Status == statusSwitching {
+		f = responsesSocket
+	}
 	c.format = f
 	if c.llm.Operation == "" {
 		c.llm.Operation = operation

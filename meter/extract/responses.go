@@ -38,6 +38,14 @@ var openAIResponses = format{
 	settle: settleOpenAI,
 }.compile()
 
+// responsesSocket is the same over a WebSocket (https://platform.openai.com/docs/guides/websocket-mode): the events of one
+// response after the other. A session consumes their sum.
+var responsesSocket = func() *format {
+	f := *openAIResponses
+	f.ends, f.merging = nil, sums
+	return &f
+}()
+
 // readResponses reads a document, or the last event of a stream. The others repeat the response as it is so far.
 func readResponses(c *Reader) {
 	if !c.streamed || isLastResponse(c.texts[slotType]) {
