@@ -4,12 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"sync"
-	"unicode/utf8"
 
 	"cel.dev/cel-go/cel"
-	"cel.dev/cel-go/common"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/ext"
@@ -29,8 +26,9 @@ const (
 	maxCost, maxExchangeCost = 200_000, 500_000
 	// maxRead bounds what expressions read of the lists and objects of one exchange, in bytes: CEL's costs do not count it.
 	maxRead = 4 << 20
-	// maxRegexp bounds a compiled regular expression, in instructions.
-	maxRegexp = 2000
+	// maxRegexp bounds a compiled regular expression, in instructions, and maxMatch what it may do with one text: the product of its
+	// instructions and the text's bytes, which is what it takes at worst. That is 50 ms.
+	maxRegexp, maxMatch = 2000, 2_000_000
 )
 
 // errAbsent says that an expression reads something that the exchange has not.
@@ -54,7 +52,7 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 	options := []cel.EnvOption{
 		cel.ParserExpressionSizeLimit(maxExpression), cel.ParserRecursionLimit(maxDepth),
 		cel.EnableHiddenAccumulatorName(true), cel.CrossTypeNumericComparisons(true),
-		ext.Strings(ext.StringsVersion(0)), ext.Math(ext.MathVersion(1)), ext.Bindings(),
+		ext.Strings(ext.StringsVersion(0)), ext.Math(ext.MathVersion(1)), ext.Bindings(), cel.OptionalTypes(),
 		cel.Macros(hasMacro),
 	}
 	for i := range maxPaths {
@@ -85,7 +83,7 @@ func compileCEL(source string, s *scope) (*celProgram, error) {
 	if kind := checked.OutputType(); kind.Kind() == types.TypeKind || kind.Kind() == types.BytesKind {
 		return nil, &syntaxError{source: source, message: "the expression is a " + cel.FormatCELType(kind) + ", which no event can hold"}
 	}
-	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize), cel.OptimizeRegex(interpreter.MatchesRegexOptimization, extractOptimization)}
+	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize), cel.OptimizeRegex(matchesPattern.compiledOnce(), extractPattern.compiledOnce())}
 	if p.loops {
 		options = append(options, cel.CostLimit(maxCost), cel.CostTracking(functionCost{}))
 	}
@@ -98,30 +96,10 @@ func compileCEL(source string, s *scope) (*celProgram, error) {
 
 // mayBe returns an error when the program's value can only be of another kind than the one that is called name.
 func (p *celProgram) mayBe(source, name string, kind types.Kind) error {
-	if p.kind == kind || p.kind == types.DynKind || p.kind == types.AnyKind {
+	if p.kind == kind || p.kind == types.DynKind || p.kind == types.AnyKind || p.kind == types.OpaqueKind { // an optional one
 		return nil
 	}
 	return fmt.Errorf("the expression %q is not %s", source, name)
-}
-
-// celError returns the first of CEL's errors, with its place.
-func celError(source string, all []*common.Error) error {
-	e := all[0]
-	offset, line := 0, 1
-	for ; line < e.Location.Line(); line++ {
-		i := strings.IndexByte(source[offset:], '\n')
-		if i < 0 {
-			break
-		}
-		offset += i + 1
-	}
-	for range e.Location.Column() {
-		_, size := utf8.DecodeRuneInString(source[offset:])
-		offset += size
-	}
-	message := strings.TrimPrefix(e.Message, "Syntax error: ")
-	message = strings.ReplaceAll(message, " (in container '')", "")
-	return &syntaxError{source: source, offset: offset, message: message}
 }
 
 // eval returns the raw JSON of the value, "" where it has none because something that it reads is absent.
@@ -144,34 +122,12 @@ func (p *celProgram) eval(x *evaluation) (string, error) {
 	if isAbsent(err) {
 		return "", nil
 	}
-	if cancelled, ok := errors.AsType[interpreter.EvalCancelledError](err); ok && cancelled.Cause == interpreter.CostLimitExceeded {
+	cancelled, ok := errors.AsType[interpreter.EvalCancelledError](err)
+	if ok && cancelled.Cause == interpreter.CostLimitExceeded || errors.Is(err, ErrCost) {
 		x.cost += maxCost
 		return "", ErrCost
 	}
 	return "", errors.New(harmless(err))
-}
-
-// harmless returns an error's text without values of the exchange: it goes into logs. CEL quotes them.
-func harmless(err error) string {
-	text, _, quoted := strings.Cut(err.Error(), `"`)
-	switch {
-	case quoted:
-		return text + "…"
-	case text == "no such overload":
-		return "an operator or a function does not take a value of this type"
-	default:
-		return text
-	}
-}
-
-// isAbsent reports whether an evaluation has failed because of something that is not there. CEL's own errors of that kind,
-// for the members and elements that a path does not name, have no type that can be asked for.
-func isAbsent(err error) bool {
-	if errors.Is(err, errAbsent) {
-		return true
-	}
-	text := err.Error()
-	return strings.HasPrefix(text, "no such key") || strings.HasPrefix(text, "index out of bounds") || strings.HasPrefix(text, "no such attribute")
 }
 
 // celVariables gives a program the values of its paths.

@@ -4,10 +4,14 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
+	"math"
 	"regexp"
 	"strings"
+	"time"
+	_ "time/tzdata" // getHours('Europe/Berlin') is the same wherever it is evaluated
 
 	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/common/types/traits"
@@ -22,6 +26,9 @@ import (
 //	sum(list)              the sum of a list of numbers
 //	status(value)          an HTTP status as Kong logs it, where several tries left several the last
 //	status_class(value)    2xx for 200 to 299, and so on
+//	timestamp(seconds)     of any number
+//
+// Those with an @ stand for the ones of CEL without: see replaced.
 var celFunctions = []cel.EnvOption{
 	cel.Function("lower", cel.Overload("lower_dyn", []*cel.Type{cel.DynType}, cel.StringType, cel.UnaryBinding(func(v ref.Val) ref.Val {
 		s, ok := v.(types.String)
@@ -30,42 +37,81 @@ var celFunctions = []cel.EnvOption{
 		}
 		return types.String(strings.ToLower(string(s)))
 	}))),
-	cel.Function("extract", cel.Overload(extractOverload, []*cel.Type{cel.StringType, cel.StringType}, cel.StringType,
-		cel.BinaryBinding(func(v, pattern ref.Val) ref.Val {
-			r, err := regexp.Compile(string(pattern.(types.String)))
-			if err != nil {
-				return types.WrapErr(err)
-			}
-			return extract(r, v)
-		}))),
+	extractPattern.function(), matchesPattern.function(),
 	cel.Function("hash", cel.Overload("hash_dyn_string", []*cel.Type{cel.DynType, cel.StringType}, cel.StringType, cel.BinaryBinding(pseudonym))),
 	cel.Function("sum", cel.Overload("sum_list", []*cel.Type{cel.ListType(cel.DynType)}, cel.DoubleType, cel.UnaryBinding(sum))),
 	cel.Function("status", cel.Overload("status_dyn", []*cel.Type{cel.DynType}, cel.DynType, cel.UnaryBinding(onRaw(status)))),
 	cel.Function("status_class", cel.Overload("status_class_dyn", []*cel.Type{cel.DynType}, cel.DynType, cel.UnaryBinding(onRaw(statusClass)))),
+	cel.Function("timestamp", cel.Overload("timestamp_double", []*cel.Type{cel.DoubleType}, cel.TimestampType, cel.UnaryBinding(timestamp))),
+	cel.Function("@mod", cel.Overload("@mod", []*cel.Type{cel.DoubleType, cel.DoubleType}, cel.DoubleType, cel.BinaryBinding(modulo))),
+	cel.Function("@replace",
+		cel.Overload("replace_text", []*cel.Type{cel.StringType, cel.StringType, cel.StringType}, cel.StringType, cel.FunctionBinding(replace)),
+		cel.Overload("replace_text_n", []*cel.Type{cel.StringType, cel.StringType, cel.StringType, cel.IntType}, cel.StringType, cel.FunctionBinding(replace))),
+	cel.Function("@join",
+		cel.Overload("join_list", []*cel.Type{cel.ListType(cel.StringType)}, cel.StringType, cel.FunctionBinding(join)),
+		cel.Overload("join_list_text", []*cel.Type{cel.ListType(cel.StringType), cel.StringType}, cel.StringType, cel.FunctionBinding(join))),
 }
 
-const extractOverload = "extract_string_string"
-
-// extractOptimization compiles the pattern once.
-var extractOptimization = &interpreter.RegexOptimization{
-	Function: "extract", OverloadID: extractOverload, RegexIndex: 1,
-	Factory: func(call interpreter.InterpretableCall, pattern string) (interpreter.InterpretableCall, error) {
-		r, err := regexp.Compile(pattern)
-		if err != nil {
-			return nil, err
-		}
-		return interpreter.NewCall(call.ID(), call.Function(), call.OverloadID(), call.Args(), func(args ...ref.Val) ref.Val {
-			return extract(r, args[0])
-		}), nil
-	},
+// replaced are functions and operators that are ours under another name: numbers are doubles, and what a text may grow to, or a
+// regular expression may take, is bounded before and not after.
+var replaced = map[string]string{
+	"matches": matchesPattern.name, "extract": extractPattern.name, "replace": "@replace", "join": "@join", operators.Modulo: "@mod",
 }
 
-func extract(r *regexp.Regexp, v ref.Val) ref.Val {
-	s, ok := v.(types.String)
-	if !ok {
-		return types.MaybeNoSuchOverloadErr(v)
+// patternFunction is a function of a text, a regular expression and the number of that one's instructions.
+type patternFunction struct {
+	name   string
+	result *cel.Type
+	of     func(r *regexp.Regexp, s string) ref.Val
+}
+
+var (
+	matchesPattern = patternFunction{"@matches", cel.BoolType, func(r *regexp.Regexp, s string) ref.Val { return types.Bool(r.MatchString(s)) }}
+	extractPattern = patternFunction{"@extract", cel.StringType, extract}
+)
+
+func (f patternFunction) call(r *regexp.Regexp, args []ref.Val) ref.Val {
+	s, isText := args[0].(types.String)
+	instructions, known := args[2].(types.Double)
+	switch {
+	case !isText || !known:
+		return types.MaybeNoSuchOverloadErr(args[0])
+	case len(s)*int(instructions) > maxMatch:
+		return types.WrapErr(ErrCost)
+	default:
+		return f.of(r, string(s))
 	}
-	match := r.FindStringSubmatchIndex(string(s))
+}
+
+func (f patternFunction) function() cel.EnvOption {
+	return cel.Function(f.name, cel.Overload(f.name, []*cel.Type{cel.StringType, cel.StringType, cel.DoubleType}, f.result,
+		cel.FunctionBinding(func(args ...ref.Val) ref.Val {
+			r, err := regexp.Compile(string(args[1].(types.String)))
+			if err != nil {
+				return types.WrapErr(err)
+			}
+			return f.call(r, args)
+		})))
+}
+
+// compiledOnce compiles the regular expression with the program.
+func (f patternFunction) compiledOnce() *interpreter.RegexOptimization {
+	return &interpreter.RegexOptimization{
+		Function: f.name, OverloadID: f.name, RegexIndex: 1,
+		Factory: func(call interpreter.InterpretableCall, pattern string) (interpreter.InterpretableCall, error) {
+			r, err := regexp.Compile(pattern)
+			if err != nil {
+				return nil, err
+			}
+			return interpreter.NewCall(call.ID(), call.Function(), call.OverloadID(), call.Args(), func(args ...ref.Val) ref.Val {
+				return f.call(r, args)
+			}), nil
+		},
+	}
+}
+
+func extract(r *regexp.Regexp, s string) ref.Val {
+	match := r.FindStringSubmatchIndex(s)
 	if match == nil {
 		return absentValue
 	}
@@ -76,7 +122,75 @@ func extract(r *regexp.Regexp, v ref.Val) ref.Val {
 	if group[0] < 0 {
 		return absentValue
 	}
-	return s[group[0]:group[1]]
+	return types.String(s[group[0]:group[1]])
+}
+
+func timestamp(v ref.Val) ref.Val {
+	seconds := float64(v.(types.Double))
+	if !(seconds >= -62135596800 && seconds < 253402300800) { // the years 1 to 9999
+		return types.NewErr("a timestamp is out of range")
+	}
+	whole, fraction := math.Modf(seconds)
+	return types.Timestamp{Time: time.Unix(int64(whole), int64(math.Round(fraction*1e6))*1000).UTC()}
+}
+
+func modulo(a, b ref.Val) ref.Val {
+	x, xIsNumber := a.(types.Double)
+	y, yIsNumber := b.(types.Double)
+	if !xIsNumber || !yIsNumber {
+		return types.MaybeNoSuchOverloadErr(a)
+	}
+	return types.Double(math.Mod(float64(x), float64(y)))
+}
+
+// replace is CEL's, of texts that do not grow without bounds.
+func replace(args ...ref.Val) ref.Val {
+	s, isText := args[0].(types.String)
+	before, isText2 := args[1].(types.String)
+	after, isText3 := args[2].(types.String)
+	if !isText || !isText2 || !isText3 {
+		return types.MaybeNoSuchOverloadErr(args[0])
+	}
+	n := strings.Count(string(s), string(before))
+	if len(args) == 4 {
+		if most, ok := args[3].(types.Int); ok && most >= 0 {
+			n = min(n, int(most))
+		}
+	}
+	if len(s)+n*len(after) > maxResult {
+		return types.WrapErr(ErrCost)
+	}
+	return types.String(strings.Replace(string(s), string(before), string(after), n))
+}
+
+// join is CEL's, of texts that do not grow without bounds.
+func join(args ...ref.Val) ref.Val {
+	list, ok := args[0].(traits.Lister)
+	if !ok {
+		return types.MaybeNoSuchOverloadErr(args[0])
+	}
+	var separator types.String
+	if len(args) > 1 {
+		if separator, ok = args[1].(types.String); !ok {
+			return types.MaybeNoSuchOverloadErr(args[1])
+		}
+	}
+	var b strings.Builder
+	for it := list.Iterator(); it.HasNext() == types.True; {
+		v := it.Next()
+		s, ok := v.(types.String)
+		if !ok {
+			return types.NewErr("join of something that is no text")
+		}
+		if b.Len()+len(separator)+len(s) > maxResult {
+			return types.WrapErr(ErrCost)
+		}
+		b.WriteString(string(s))
+		if it.HasNext() == types.True {
+			b.WriteString(string(separator))
+		}
+	}
+	return types.String(b.String())
 }
 
 func pseudonym(v, salt ref.Val) ref.Val {
@@ -127,16 +241,26 @@ func onRaw(fn function) func(ref.Val) ref.Val {
 	}
 }
 
-// functionCost is what calls cost that work on texts, lists and objects: one for ten bytes or for an element. CEL itself
-// knows it only of functions whose arguments have types that are known beforehand, and here they have not.
+// functionCost is what calls cost that work on texts, lists and objects: one for ten bytes, read or made, or for an element. CEL
+// itself knows it only of functions whose arguments have types that are known beforehand, and here they have not.
 type functionCost struct{}
 
 // CallCost returns nil where CEL knows the cost.
-func (functionCost) CallCost(function, _ string, args []ref.Val, _ ref.Val) *uint64 {
-	if function == "matches" {
-		return nil
+func (functionCost) CallCost(function, _ string, args []ref.Val, result ref.Val) *uint64 {
+	size := 0
+	switch {
+	case function == matchesPattern.name || function == extractPattern.name:
+		s, _ := args[0].(types.String)
+		instructions, _ := args[2].(types.Double)
+		size = len(s) * int(instructions) / 10
+	case function == "hash":
+		size = 50
+	case strings.HasPrefix(function, "get") && len(args) == 2: // a time zone is a file
+		size = 1000
 	}
-	var size int
+	if made, ok := result.(types.String); ok {
+		size += len(made) / 10
+	}
 	for _, arg := range args {
 		switch v := arg.(type) {
 		case types.String:

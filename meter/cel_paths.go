@@ -56,7 +56,9 @@ var (
 		"upperAscii", "lower", "trim", "hash", "sum", operators.In, "@max", "@min", "math.@max", "math.@min",
 	}
 	// namespaces are names before a dot that are part of a function's name.
-	namespaces = []string{"math"}
+	namespaces = []string{"math", "optional"}
+	// typeNames are what type(…) is compared with, where no path goes on behind them.
+	typeNames = []string{"bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"}
 )
 
 func maxID(parsed *cel.Ast) int64 { return ast.MaxID(parsed.NativeRep()) }
@@ -66,7 +68,7 @@ func (p *celPaths) fail(e ast.Expr, message string) {
 	if p.err != nil {
 		return
 	}
-	p.err = &syntaxError{source: p.source, message: message, offset: p.offset(e)}
+	p.err = &syntaxError{source: p.source, message: message, offset: callOffset(p.source, p.offset(e))}
 }
 
 // offset returns where e stands in the source, in bytes.
@@ -121,6 +123,49 @@ func (p *celPaths) keys(e ast.Expr) ([]string, bool) {
 	default:
 		return nil, false
 	}
+}
+
+// optionalKeys returns the plain path that e is where it asks for one of its members with a question mark: request.headers[?'x-team'].
+func (p *celPaths) optionalKeys(e ast.Expr) ([]string, bool) {
+	var operand ast.Expr
+	var key string
+	asks := false
+	switch e.Kind() {
+	case ast.SelectKind:
+		s := e.AsSelect()
+		operand, key = s.Operand(), s.FieldName()
+		if s.IsTestOnly() {
+			return nil, false
+		}
+	case ast.CallKind:
+		call := e.AsCall()
+		name := call.FunctionName()
+		asks = name == operators.OptSelect || name == operators.OptIndex
+		if !asks && name != operators.Index || call.Args()[1].Kind() != ast.LiteralKind {
+			return nil, false
+		}
+		text, isText := call.Args()[1].AsLiteral().(types.String)
+		if !isText {
+			return nil, false
+		}
+		operand, key = call.Args()[0], string(text)
+	default:
+		return nil, false
+	}
+	keys, ok := p.optionalKeys(operand)
+	if !ok && asks {
+		keys, ok = p.keys(operand)
+	}
+	return append(keys, key), ok
+}
+
+// optional makes e an optional value: that of a path, where there is one.
+func (p *celPaths) optional(e ast.Expr, keys []string) {
+	found, value := factory.NewUnspecifiedExpr(p.child(e)), factory.NewUnspecifiedExpr(p.child(e))
+	p.variable(found, keys, hasVariable)
+	p.variable(value, keys, pathVariable)
+	e.SetKindCase(factory.NewCall(e.ID(), operators.Conditional, found,
+		factory.NewCall(p.child(e), "optional.of", value), factory.NewCall(p.child(e), "optional.none")))
 }
 
 // root returns what stands at the beginning of an expression: of a path its name.
@@ -183,8 +228,15 @@ func (p *celPaths) rewrite(e ast.Expr) {
 	if p.err != nil {
 		return
 	}
+	if e.Kind() == ast.IdentKind && slices.Contains(typeNames, e.AsIdent()) {
+		return
+	}
 	if keys, ok := p.keys(e); ok {
 		p.variable(e, keys, pathVariable)
+		return
+	}
+	if keys, ok := p.optionalKeys(e); ok {
+		p.optional(e, keys)
 		return
 	}
 	switch e.Kind() {
@@ -238,8 +290,18 @@ func (p *celPaths) call(e ast.Expr) {
 	if name == operators.Subtract {
 		p.dash(e, args)
 	}
-	if call.IsMemberFunction() && (call.Target().Kind() != ast.IdentKind || !slices.Contains(namespaces, call.Target().AsIdent())) {
+	if name == operators.In && p.namesHeader(e, args) {
+		return
+	}
+	switch {
+	case !call.IsMemberFunction():
+	case call.Target().Kind() != ast.IdentKind || !slices.Contains(namespaces, call.Target().AsIdent()):
 		p.rewrite(call.Target())
+	default:
+		if qualified := call.Target().AsIdent() + "." + name; !strings.HasPrefix(name, "@") && !slices.Contains(functionNames(), qualified) {
+			p.fail(call.Target(), noFunction(qualified, ""))
+			return
+		}
 	}
 	firstInteger, takesIntegers := integerArguments[name]
 	for i, arg := range args {
@@ -249,34 +311,67 @@ func (p *celPaths) call(e ast.Expr) {
 		}
 		p.rewrite(arg)
 		switch {
-		case takesIntegers && i >= firstInteger, name == operators.Modulo:
+		case takesIntegers && i >= firstInteger:
 			p.wrap(arg, "int")
 		case name == operators.Index && i == 1 && arg.Kind() == ast.CallKind:
 			p.wrap(arg, "dyn") // a double that is integral is an index, but the type check does not know
 		}
 	}
-	if name == "matches" || name == "extract" {
-		p.pattern(args[len(args)-1])
+	if name == operators.Conditional && (isNull(args[1]) || isNull(args[2])) {
+		p.wrap(args[1], "dyn") // CEL's types know no null beside a text or a number
+		p.wrap(args[2], "dyn")
 	}
-	if name == operators.Modulo || slices.Contains(integerResults, name) {
+	if ours := replaced[name]; ours != "" {
+		args = slices.Clone(args)
+		if call.IsMemberFunction() {
+			args = slices.Insert(args, 0, call.Target())
+		}
+		if ours == matchesPattern.name || ours == extractPattern.name {
+			if len(args) != 2 {
+				p.fail(e, name+"(text, regexp) takes two arguments")
+				return
+			}
+			args = append(args, factory.NewLiteral(p.child(e), types.Double(p.pattern(args[1]))))
+		}
+		e.SetKindCase(factory.NewCall(e.ID(), ours, args...))
+	}
+	if slices.Contains(integerResults, name) {
 		p.wrap(e, "double")
 	}
 }
 
-// pattern checks a regular expression.
-func (p *celPaths) pattern(e ast.Expr) {
+func isNull(e ast.Expr) bool { return e.Kind() == ast.LiteralKind && e.AsLiteral() == types.NullValue }
+
+// namesHeader makes e a variable where it asks for a header by name: Kong's log has the names in lower case.
+func (p *celPaths) namesHeader(e ast.Expr, args []ast.Expr) bool {
+	keys, ok := p.keys(args[1])
+	if !ok || len(keys) != 2 || keys[1] != "headers" || args[0].Kind() != ast.LiteralKind {
+		return false
+	}
+	name, isText := args[0].AsLiteral().(types.String)
+	if isText {
+		p.variable(e, append(keys, string(name)), hasVariable)
+	}
+	return isText
+}
+
+// pattern checks a regular expression, and returns the number of its instructions.
+func (p *celPaths) pattern(e ast.Expr) int {
 	if e.Kind() != ast.LiteralKind || e.AsLiteral().Type() != types.StringType {
 		p.fail(e, "a regular expression must be written out, not read from the exchange")
-		return
+		return 0
 	}
 	parsed, err := syntax.Parse(string(e.AsLiteral().(types.String)), syntax.Perl)
 	if err != nil {
 		p.fail(e, err.Error())
-		return
+		return 0
 	}
-	if program, err := syntax.Compile(parsed.Simplify()); err != nil || len(program.Inst) > maxRegexp {
+	program, err := syntax.Compile(parsed.Simplify())
+	if err != nil || len(program.Inst) > maxRegexp {
 		p.fail(e, fmt.Sprintf("the regular expression is too large: more than %d steps", maxRegexp))
+		return 0
 	}
+	return len(program.Inst)
 }
 
 // has makes has(...) a variable where its argument is a plain path, and else CEL's own test.
@@ -300,16 +395,25 @@ func (p *celPaths) has(e, arg ast.Expr) {
 	}
 }
 
-// dash refuses what is read as a subtraction where a header's name is meant: request.headers.x-team. Headers and query
+// dash refuses what is read as a subtraction where a header's name is meant: request.headers.x-tenant-id. Headers and query
 // arguments are texts, of which nothing can be subtracted.
 func (p *celPaths) dash(e ast.Expr, args []ast.Expr) {
+	rest := ""
+	for {
+		word := "…"
+		if second := root(args[1]); second.Kind() == ast.IdentKind {
+			word = second.AsIdent()
+		}
+		rest = "-" + word + rest
+		first := args[0]
+		if first.Kind() != ast.CallKind || first.AsCall().FunctionName() != operators.Subtract {
+			break
+		}
+		args = first.AsCall().Args()
+	}
 	keys, ok := p.keys(args[0])
 	if !ok || len(keys) != 3 || keys[1] != "headers" && keys[1] != "querystring" {
 		return
 	}
-	path, rest := strings.Join(keys[:2], "."), "…"
-	if second := root(args[1]); second.Kind() == ast.IdentKind {
-		rest = second.AsIdent()
-	}
-	p.fail(e, fmt.Sprintf("a name with a dash stands in brackets: %s['%s-%s']", path, keys[2], rest))
+	p.fail(e, fmt.Sprintf("a name with a dash stands in brackets: %s['%s%s']", strings.Join(keys[:2], "."), keys[2], rest))
 }

@@ -57,6 +57,11 @@ func rawJSON(v ref.Val) (string, error) {
 		return string(appendNumber(nil, rounded(float64(v)))), nil
 	case types.Null:
 		return "", nil
+	case *types.Optional:
+		if !v.HasValue() {
+			return "", errAbsent
+		}
+		return rawJSON(v.GetValue())
 	}
 	b, err := appendJSON(nil, v)
 	return string(b), err

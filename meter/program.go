@@ -463,10 +463,12 @@ func (m *member) applies(passed []bool) bool {
 	return false
 }
 
-// publishable reports whether a value may be published.
+// publishable reports whether a value may be published. A text that is longer than an event can carry is no value of a
+// UNIQUE_COUNT: cut short it might be another one's.
 func (m *member) publishable(raw string) bool {
 	if m.agg == UniqueCount {
-		return raw[0] != '{' && raw[0] != '['
+		s, _ := text(raw)
+		return raw[0] != '{' && raw[0] != '[' && len(s) <= maxText
 	}
 	if isCount(raw) {
 		return true

@@ -90,3 +90,35 @@ func Measured(expression string) bool {
 		"request.id", "request.uri", "request.url", "request.size", "request.querystring", "response.size", "upstream_uri", "client_ip", "started_at",
 	}, path)
 }
+
+// Nearest returns the one of names that is most like name, or "" where none is.
+func Nearest(name string, names []string) string {
+	best, distance := "", max(2, len(name)/3)+1
+	for _, candidate := range names {
+		if d := edits(name, candidate); d < distance {
+			best, distance = candidate, d
+		}
+	}
+	return best
+}
+
+// edits returns how many characters must be inserted, removed or replaced to make b of a (Levenshtein's distance).
+func edits(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		before := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := before
+			if a[i] != b[j] {
+				cost++
+			}
+			before = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

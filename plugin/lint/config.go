@@ -130,37 +130,10 @@ func steps(path string) []string {
 
 // nearest suggests the name that is most alike.
 func nearest(name string, names []string) string {
-	best, distance := "", max(2, len(name)/3)+1
-	for _, candidate := range names {
-		if d := levenshtein(name, candidate); d < distance {
-			best, distance = candidate, d
-		}
+	if best := meter.Nearest(name, names); best != "" {
+		return ", did you mean " + best + "?"
 	}
-	if best == "" {
-		return ""
-	}
-	return ", did you mean " + best + "?"
-}
-
-// levenshtein returns how many characters must be inserted, removed or replaced to make b of a.
-func levenshtein(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		before := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := before
-			if a[i] != b[j] {
-				cost++
-			}
-			before = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
+	return ""
 }
 
 // compiled reports what the compiler of the meters says.
@@ -296,11 +269,7 @@ func (l *linter) paths(n *yaml.Node, each bool) {
 		}
 		roots, _ := meter.PathNames()
 		if !slices.Contains(roots, p.Keys[0]) {
-			if suggestion := nearest(p.Keys[0], roots); suggestion != "" {
-				l.addAt(n, p.Offset, Warning, RulePath, "Kong's log has no "+p.Keys[0]+" unless a plugin adds it"+suggestion)
-			} else {
-				l.addAt(n, p.Offset, Warning, RulePath, "Kong's log has no "+p.Keys[0]+" unless a plugin adds it")
-			}
+			l.addAt(n, p.Offset, Warning, RulePath, "Kong's log has no "+p.Keys[0]+" unless a plugin adds it"+nearest(p.Keys[0], roots))
 			continue
 		}
 		if len(p.Keys) < 2 {
