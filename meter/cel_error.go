@@ -137,14 +137,20 @@ func inWordsType(list string) string {
 	})
 }
 
+// conversion is what CEL says where a value cannot be made one of another type.
+var conversion = regexp.MustCompile(`^type conversion error from '(\w+)' to '(\w+)'`)
+
 // harmless returns an error's text without values of the exchange: it goes into logs. CEL quotes them.
 func harmless(err error) string {
 	text, _, quoted := strings.Cut(err.Error(), `"`)
+	if m := conversion.FindStringSubmatch(text); m != nil {
+		return "a " + inWordsType(m[1]) + " cannot be made a " + inWordsType(m[2])
+	}
 	switch {
+	case strings.HasPrefix(text, "no such overload"):
+		return "an operator or a function does not take a value of this type"
 	case quoted:
 		return text + "…"
-	case text == "no such overload":
-		return "an operator or a function does not take a value of this type"
 	default:
 		return text
 	}

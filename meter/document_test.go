@@ -103,9 +103,9 @@ func TestExplainSaysWhatDecided(t *testing.T) {
 		got[v.Meter.Slug] = text + ": " + v.Why
 	}
 	want := map[string]string{
-		"a": "does not: its filter is false", "b": "does not: its value reads something that this exchange has not",
-		"c": "does not: its value is no finite number of at least 0; it is counted as invalid", "d": "applies: one event for each of 3 rows that have a value",
-		"e": "does not: its filter reads something that this exchange has not", "f": "applies: ",
+		"a": `does not: route.name == "orders" || has(request.headers["x-nobody"]) is false`, "b": "does not: its value is absent",
+		"c": "does not: its value is no finite number of at least 0; it is counted as invalid", "d": "applies: one event for each of 3 rows",
+		"e": "does not: its filter is absent, because service.name is", "f": "applies: ",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

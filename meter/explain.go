@@ -1,6 +1,7 @@
 package meter
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -25,11 +26,13 @@ type Verdict struct {
 	Rows    int    // of for_each
 }
 
-// Part is an expression, or a part of one, and its value for one exchange.
+// Part is an expression, or a part of one, and its value for one exchange. What reads the rows of for_each has a value for each
+// row: a list, unless they are all the same.
 type Part struct {
 	Name       string // of a dimension
 	Expression string
 	Depth      int    // of a part, 0 is the whole
+	Decides    bool   // a part of a filter made the whole what it is, and it is this one
 	Value      string // raw JSON; "" is absent
 	Err        error  // the expression failed
 	Reads      []Read // what it reads, when it is more than a path
@@ -56,56 +59,126 @@ func (p *Program) Explain(o *Observation) []Verdict {
 }
 
 func (t *eventType) explain(m *compiledMeter, index int, p *Program, o *Observation) Verdict {
-	v := Verdict{Meter: m.declared, Applies: true}
+	v := Verdict{Meter: m.declared}
 	v.Meter.EventType = t.name
 	x := &evaluation{values: o.values}
-	part := func(source string, depth int) Part {
-		return explainPart(source, depth, &scope{paths: &p.paths, row: t.row}, x)
+	part := func(source string) Part {
+		return explainPart(source, &scope{paths: &p.paths, row: t.row}, x, "")
 	}
 	if !m.always {
-		for _, s := range filterParts(m.declared.Filter) {
-			v.Filter = append(v.Filter, part(s.source, s.depth))
+		parts := filterParts(m.declared.Filter)
+		for _, f := range parts {
+			shown := part(f.source)
+			shown.Depth = f.depth
+			v.Filter = append(v.Filter, shown)
 		}
-		if whole := v.Filter[0]; whole.Value != "true" {
-			v.Applies, v.Why = false, "its filter "+whole.verdict()
+		decisive := &v.Filter[decider(parts, v.Filter)]
+		decisive.Decides = decisive != &v.Filter[0]
+		if v.Filter[0].Value != "true" {
+			v.Why = "its filter " + decisive.verdict()
+			if decisive.Decides {
+				v.Why = decisive.Expression + " " + decisive.verdict()
+			}
 			return v
 		}
 	}
+	list := ""
 	if t.row != nil {
-		each := part(m.declared.ForEach, 0)
+		each := part(m.declared.ForEach)
 		v.ForEach = &each
 		if each.Value == "" || each.Value[0] != '[' {
-			v.Applies, v.Why = false, "its list "+each.verdict()
+			v.Why = "its list " + each.verdict()
 			return v
 		}
-		v.Rows = countRows(each.Value)
+		list, v.Rows = each.Value, countRows(each.Value)
 		if v.Rows == 0 {
-			v.Applies, v.Why = false, "its list is empty"
+			v.Why = "its list is empty"
 			return v
 		}
-		v.Why = fmt.Sprintf("one event for each of %d rows that have a value", v.Rows)
-		return v
 	}
+	events := max(v.Rows, 1)
 	for i := range t.members {
 		member := &t.members[i]
 		if !slices.Contains(member.owners, index) || member.one || member.source == "" {
 			continue
 		}
-		shown := part(member.source, 0)
+		shown := explainPart(member.source, &scope{paths: &p.paths, row: t.row}, x, list)
 		shown.Name = member.key
 		if !member.value {
 			v.GroupBy = append(v.GroupBy, shown)
 			continue
 		}
 		v.Value = &shown
+		values := []string{shown.Value}
+		if list != "" {
+			values = t.rowValues(&member.expr, x, list)
+		}
+		events = 0
+		for _, value := range values {
+			if value != "" && member.publishable(value) {
+				events++
+			}
+		}
 		switch {
+		case events > 0 || t.row != nil && v.Rows > 1:
 		case shown.Value == "":
-			v.Applies, v.Why = false, "its value "+shown.verdict()
-		case !member.publishable(shown.Value):
-			v.Applies, v.Why = false, "its value is no finite number of at least 0; it is counted as invalid"
+			v.Why = "its value " + shown.verdict()
+		default:
+			v.Why = "its value is no finite number of at least 0; it is counted as invalid"
+			if member.agg == UniqueCount {
+				v.Why = fmt.Sprintf("its value is no scalar of at most %d bytes; it is counted as invalid", maxText)
+			}
+		}
+	}
+	v.Applies = events > 0
+	if t.row != nil && v.Why == "" {
+		v.Why = fmt.Sprintf("one event for each of %d rows", v.Rows)
+		if events < v.Rows {
+			v.Why = fmt.Sprintf("%d of %d rows have a value that can be published", events, v.Rows)
 		}
 	}
 	return v
+}
+
+// rowValues returns an expression's value for each row.
+func (t *eventType) rowValues(e *expr, x *evaluation, list string) (values []string) {
+	for range t.rows(list, x) {
+		value, _ := e.eval(x) // explained where it is evaluated by itself
+		values = append(values, value)
+	}
+	return values
+}
+
+// decider returns the part of a filter that made the whole what it is: of what is joined by && the first that is false, of
+// what is joined by || the first that is true, or else what is absent or has failed.
+func decider(parts []filterPart, values []Part) int {
+	at := 0
+	for parts[at].operator != "" {
+		decisive := "false"
+		if parts[at].operator == operators.LogicalOr {
+			decisive = "true"
+		}
+		next := -1
+		for i := at + 1; i < len(parts) && parts[i].depth > parts[at].depth; i++ {
+			if parts[i].depth != parts[at].depth+1 {
+				continue
+			}
+			switch v := values[i].Value; {
+			case v == decisive && values[at].Value == decisive:
+				next = i
+			case next < 0 && v != "true" && v != "false" && values[at].Value != decisive:
+				next = i
+			}
+			if next >= 0 && values[next].Value == decisive {
+				break
+			}
+		}
+		if next < 0 {
+			break // all of them together
+		}
+		at = next
+	}
+	return at
 }
 
 // verdict says in words why a value is not the one that was hoped for.
@@ -113,25 +186,47 @@ func (p *Part) verdict() string {
 	switch {
 	case p.Err != nil:
 		return "failed: " + p.Err.Error()
-	case p.Value == "":
-		return "reads something that this exchange has not"
-	default:
+	case p.Value != "":
 		return "is " + p.Value
 	}
+	for _, r := range p.Reads {
+		if r.Value == "" {
+			return "is absent, because " + r.Path + " is"
+		}
+	}
+	return "is absent"
 }
 
-func explainPart(source string, depth int, s *scope, x *evaluation) Part {
-	part := Part{Expression: source, Depth: depth}
+// explainPart evaluates an expression, for each row of list where that is one.
+func explainPart(source string, s *scope, x *evaluation, list string) Part {
+	part := Part{Expression: source}
 	e, err := compileExpr(source, s)
 	if err != nil {
 		part.Err = err
 		return part
 	}
-	if part.Value, part.Err = e.eval(x); e.cel != nil {
-		for i, at := range e.cel.refs {
-			part.Reads = append(part.Reads, Read{Path: e.cel.paths[i], Value: x.at(at)})
-		}
+	readsRow := e.at.row
+	if e.cel != nil {
+		readsRow = slices.ContainsFunc(e.cel.refs, func(at slotRef) bool { return at.row })
 	}
+	if !readsRow || list == "" {
+		if part.Value, part.Err = e.eval(x); e.cel != nil {
+			for i, at := range e.cel.refs {
+				part.Reads = append(part.Reads, Read{Path: e.cel.paths[i], Value: x.at(at)})
+			}
+		}
+		return part
+	}
+	t := eventType{row: s.row}
+	values, failed := []string{}, error(nil)
+	for range t.rows(list, x) {
+		value, err := e.eval(x)
+		if failed == nil {
+			failed = err
+		}
+		values = append(values, cmp.Or(value, "null"))
+	}
+	part.Value, part.Err = "["+strings.Join(values, ",")+"]", failed
 	return part
 }
 
@@ -154,44 +249,55 @@ func explained() *cel.Env {
 }
 
 type filterPart struct {
-	source string
-	depth  int
+	source   string
+	depth    int
+	operator string // && or ||, which joins the parts below; empty where there are none
 }
 
-// filterParts returns a filter, and what it joins by && and ||.
+// filterParts returns a filter, and what it joins by && and ||, each behind what it is part of.
 func filterParts(source string) []filterPart {
-	whole := filterPart{source: source}
 	parsed, issues := explained().Parse(source)
 	if issues.Err() != nil {
-		return []filterPart{whole}
+		return []filterPart{{source: source}}
 	}
-	parts := []filterPart{whole}
-	var walk func(e ast.Expr, operator string, depth int)
-	walk = func(e ast.Expr, operator string, depth int) {
-		joined := ""
-		if e.Kind() == ast.CallKind {
-			if name := e.AsCall().FunctionName(); name == operators.LogicalAnd || name == operators.LogicalOr {
-				joined = name
-			}
+	var parts []filterPart
+	var walk func(e ast.Expr, depth int)
+	walk = func(e ast.Expr, depth int) {
+		text, err := parser.Unparse(e, parsed.NativeRep().SourceInfo())
+		if err != nil {
+			return
 		}
-		if joined == "" || joined != operator {
-			text, err := parser.Unparse(e, parsed.NativeRep().SourceInfo())
-			if err != nil || depth == 0 && joined == "" {
-				return
-			}
-			if depth > 0 {
-				parts = append(parts, filterPart{source: text, depth: depth})
-			}
-			depth++
+		if depth == 0 {
+			text = source
 		}
-		if joined != "" {
+		operator := logical(e)
+		parts = append(parts, filterPart{text, depth, operator})
+		var operands func(e ast.Expr)
+		operands = func(e ast.Expr) {
 			for _, arg := range e.AsCall().Args() {
-				walk(arg, joined, depth)
+				if logical(arg) == operator {
+					operands(arg)
+				} else {
+					walk(arg, depth+1)
+				}
 			}
 		}
+		if operator != "" {
+			operands(e)
+		}
 	}
-	walk(parsed.NativeRep().Expr(), "", 0)
+	walk(parsed.NativeRep().Expr(), 0)
 	return parts
+}
+
+// logical returns && or || where e is one of them.
+func logical(e ast.Expr) string {
+	if e.Kind() == ast.CallKind {
+		if name := e.AsCall().FunctionName(); name == operators.LogicalAnd || name == operators.LogicalOr {
+			return name
+		}
+	}
+	return ""
 }
 
 // Declared returns the meters that p was compiled from, without those that had problems, by event type and slug.

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,7 +31,7 @@ type Settings struct {
 type Program struct {
 	paths    paths
 	types    []*eventType // by name
-	subjects []int
+	subjects []subjectPath
 	missing  OnMissing
 	source   string
 	schemas  []string // by event type
@@ -72,7 +73,7 @@ func Compile(s Settings) (*Program, error) {
 			wrong.add(fmt.Sprintf("subject.sources[%d]", i+1), err)
 			continue
 		}
-		p.subjects = append(p.subjects, slot)
+		p.subjects = append(p.subjects, subjectPath{slot, written(keys)})
 	}
 	for _, m := range s.Meters {
 		wrong.list = append(wrong.list, p.addMeter(m)...)
@@ -190,7 +191,7 @@ type Result struct {
 // Events evaluates the meters. The events' Sequence and RecordedTime are the caller's to set.
 func (p *Program) Events(o *Observation) Result {
 	var r Result
-	subject := p.subject(o)
+	subject, _ := p.subject(o)
 	if subject == "" {
 		r.SubjectMissing = true
 		subject = AnonymousSubject
@@ -221,30 +222,6 @@ func (p *Program) Events(o *Observation) Result {
 		t.events(&x, &base, id, &r)
 	}
 	return r
-}
-
-// subjectOf returns the exchange's subject.
-func (p *Program) subjectOf(o *Observation) string {
-	if s := p.subject(o); s != "" {
-		return s
-	}
-	return AnonymousSubject
-}
-
-// subject returns the customer that the sources name, or "". A longer value than an event can carry names nobody: cut
-// short it might name somebody else.
-func (p *Program) subject(o *Observation) string {
-	for _, slot := range p.subjects {
-		raw := o.values[slot]
-		s, isText := text(raw)
-		if _, isNumber := number(raw); isNumber {
-			s, isText = raw, true
-		}
-		if isText && s != "" && len(s) <= maxText {
-			return attributeText(s)
-		}
-	}
-	return ""
 }
 
 // fill stores what the observation adds to Kong's log.
@@ -335,25 +312,36 @@ func (t *eventType) events(x *evaluation, base *Event, id string, r *Result) {
 		}
 		return
 	}
-	x.row = make([]string, t.row.slots+1)
-	rows := scan.Scanner[string]{Unescape: true}
-	rows.Open(list)
-	for index := 0; ; index++ {
-		clear(x.row)
-		element, _ := rows.Next(&t.row.shape, x.row) // no error: the list has been scanned before
-		if element == "" {
-			return
-		}
+	for index := range t.rows(list, x) {
 		if index >= maxRows {
 			r.RowsSkipped++
 			r.fail(t.meters[0].slug, "for_each", errTooManyRows)
 			continue
 		}
-		x.row[0] = element
 		if data := t.data(x, slices.Clone(passed), r); data != nil {
 			e := *base
 			e.ID, e.Data = id+"/"+t.name+"/"+strconv.Itoa(index), data
 			r.Events = append(r.Events, e)
+		}
+	}
+}
+
+// rows has x be at each row of a list in turn.
+func (t *eventType) rows(list string, x *evaluation) iter.Seq[int] {
+	return func(yield func(index int) bool) {
+		x.row = make([]string, t.row.slots+1)
+		rows := scan.Scanner[string]{Unescape: true}
+		rows.Open(list)
+		for index := 0; ; index++ {
+			clear(x.row)
+			element, _ := rows.Next(&t.row.shape, x.row) // no error: the list has been scanned before
+			if element == "" {
+				return
+			}
+			x.row[0] = element
+			if !yield(index) {
+				return
+			}
 		}
 	}
 }

@@ -39,6 +39,48 @@ func (s SubjectSource) path() ([]string, error) {
 	}
 }
 
+// subjectPath is a compiled source.
+type subjectPath struct {
+	slot int
+	path string
+}
+
+// subject returns the customer that the sources name, and the path of the one that does, or "". A longer value than an event can
+// carry names nobody: cut short it might name somebody else.
+func (p *Program) subject(o *Observation) (subject, path string) {
+	for _, source := range p.subjects {
+		raw := o.values[source.slot]
+		s, isText := text(raw)
+		if _, isNumber := number(raw); isNumber {
+			s, isText = raw, true
+		}
+		if isText && s != "" && len(s) <= maxText {
+			return attributeText(s), source.path
+		}
+	}
+	return "", ""
+}
+
+// subjectOf returns the exchange's subject.
+func (p *Program) subjectOf(o *Observation) string {
+	if s, _ := p.subject(o); s != "" {
+		return s
+	}
+	return AnonymousSubject
+}
+
+// Subject returns the exchange's subject and the path that names it, or [AnonymousSubject] and, as tried, the paths that name
+// nobody.
+func (p *Program) Subject(o *Observation) (subject, path string, tried []string) {
+	if subject, path = p.subject(o); subject != "" {
+		return subject, path, nil
+	}
+	for _, source := range p.subjects {
+		tried = append(tried, source.path)
+	}
+	return AnonymousSubject, "", tried
+}
+
 // Attribute is one more dimension of every event, read from the request or the response.
 type Attribute struct {
 	Source            string // header, query or response_header

@@ -42,6 +42,9 @@ func newEvaluator(config []byte) (command.Evaluator, error) {
 		return nil, err
 	}
 	in, problems := p.compile(c)
+	if c.Subject.OnMissing == string(meter.MissingDeadLetter) {
+		in.deadLetter = new(sequence)
+	}
 	return evaluator{in}, errors.Join(problems...)
 }
 
@@ -69,11 +72,15 @@ func (e evaluator) Observe(log, body []byte) (*meter.Observation, error) {
 // Records returns the Kafka records of an observation, without what belongs to the moment of recording.
 func (e evaluator) Records(o *meter.Observation) ([]command.Record, meter.Result) {
 	r := e.in.program.Events(o)
+	_, dead := e.in.numbers(&r)
 	var records []command.Record
 	for i := range r.Events {
 		var enc encoder
 		enc.set(&r.Events[i], e.in.topic, e.in.binary)
-		records = append(records, command.Record{Topic: enc.record.Topic, Key: string(enc.record.Key), Headers: enc.record.Headers, Value: enc.record.Value, Event: r.Events[i]})
+		records = append(records, command.Record{
+			Topic: enc.record.Topic, Key: string(enc.record.Key), Binary: e.in.binary, Dead: dead,
+			Headers: enc.record.Headers, Value: enc.record.Value, Event: r.Events[i],
+		})
 	}
 	return records, r
 }

@@ -31,6 +31,8 @@ type Evaluator interface {
 // Record is an event as it is published.
 type Record struct {
 	Topic, Key string
+	Binary     bool   // CloudEvents' binary mode: the attributes are in the headers alone
+	Dead       string // why it goes to the dead-letter topic instead; empty for the topic
 	Headers    []relay.Header
 	Value      []byte
 	Event      meter.Event

@@ -2,6 +2,7 @@ package command
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -128,13 +129,20 @@ func (x *explanation) explain(document []byte, e Evaluator, config string, use *
 		seen = document
 	}
 	if x.json {
-		return x.printJSON(seen, verdicts, records, result)
+		return x.printJSON(seen, e.Program(), o, verdicts, records, result)
 	}
 	p := &printer{out: x.out}
+	p.summary(seen, e.Program(), o)
 	if config != "" {
-		p.line("Configuration: %s, %s.", config, use)
+		p.line("Configuration %s, %s", config, use)
+	}
+	if dry, _ := use.config["dry_run"].(bool); dry {
+		p.line("dry_run is on: nothing of this is published")
 	}
 	p.observation(seen)
+	if x.body == "" && !gjson.GetBytes(document, "capture").Exists() && (e.Program().ReadsBody() || e.Program().ReadsLLM()) {
+		p.line("\nThere is no response's body here: give it with -body, if the meters shall read it or the usage that it declares.")
+	}
 	p.verdicts(verdicts)
 	p.records(records, result)
 	return p.err
@@ -156,45 +164,81 @@ func (p *printer) heading(text string) {
 	p.line("\n%s\n%s", text, strings.Repeat("─", utf8.RuneCountInString(text)))
 }
 
-// observation prints what the meters see, the short members on one line.
+// summary says which exchange it is, and whose.
+func (p *printer) summary(document []byte, program *meter.Program, o *meter.Observation) {
+	get := func(path string) string { return gjson.GetBytes(document, path).String() }
+	uri, _, _ := strings.Cut(get("request.uri"), "?")
+	p.line("%s %s, answered %s: %s", get("request.method"), shorten(uri, 200), cmp.Or(get("response.status"), "nothing"), get("outcome"))
+	if id := get("request.id"); id != "" {
+		p.line("Request %s", id)
+	}
+	subject, path, tried := program.Subject(o)
+	switch {
+	case path != "":
+		p.line("Customer %s, by %s", subject, path)
+	case len(tried) == 0:
+		p.line("Customer %s: no source of the subject is configured", subject)
+	default:
+		p.line("Customer %s: none of %s is there", subject, strings.Join(tried, ", "))
+	}
+}
+
+// observation prints what the meters see, with what Kong's log does not have first.
 func (p *printer) observation(document []byte) {
 	p.heading("The observation, as meters see it")
-	var first []string
+	var first, rest []string
 	gjson.ParseBytes(document).ForEach(func(k, v gjson.Result) bool {
 		if slices.Contains([]string{"llm", "outcome", "subject", "capture", "body"}, k.Str) {
 			first = append(first, k.Str)
-		}
-		return true
-	})
-	var rest []string
-	gjson.ParseBytes(document).ForEach(func(k, _ gjson.Result) bool {
-		if !slices.Contains(first, k.Str) {
+		} else {
 			rest = append(rest, k.Str)
 		}
 		return true
 	})
 	slices.Sort(rest)
+	line := ""
 	for _, name := range append(first, rest...) {
-		p.member("", name, gjson.GetBytes(document, gjson.Escape(name)))
+		line = p.member(line, "", name, gjson.GetBytes(document, gjson.Escape(name)))
+	}
+	p.flush(line)
+}
+
+// room is how many characters a line takes.
+const room = 120
+
+// member prints one member: behind others on their line where there is room for it. It returns the line that has been begun.
+func (p *printer) member(line, indent, name string, v gjson.Result) string {
+	compact := v.Raw
+	if v.IsObject() || v.IsArray() {
+		compact = strings.TrimSpace(v.Get("@ugly").Raw)
+	}
+	text := name + ": " + shorten(compact, 400)
+	switch {
+	case v.IsObject() && utf8.RuneCountInString(indent+text) > room:
+		p.flush(line)
+		p.line("%s%s:", indent, name)
+		inner := ""
+		v.ForEach(func(k, v gjson.Result) bool {
+			inner = p.member(inner, indent+"  ", k.Str, v)
+			return true
+		})
+		p.flush(inner)
+		return ""
+	case line == "":
+		return indent + text
+	case utf8.RuneCountInString(line+"   "+text) <= room:
+		return line + "   " + text
+	default:
+		p.flush(line)
+		return indent + text
 	}
 }
 
-// member prints one member: on one line where there is room for it.
-func (p *printer) member(indent, name string, v gjson.Result) {
-	const room = 110
-	compact := string(bytes.TrimSpace([]byte(v.Get("@ugly").Raw)))
-	if !v.IsObject() && !v.IsArray() {
-		compact = v.Raw
+// flush prints a line that has been begun.
+func (p *printer) flush(line string) {
+	if line != "" {
+		p.line("%s", line)
 	}
-	if utf8.RuneCountInString(indent)+len(name)+2+utf8.RuneCountInString(compact) <= room || !v.IsObject() {
-		p.line("%s%s: %s", indent, name, shorten(compact, 400))
-		return
-	}
-	p.line("%s%s:", indent, name)
-	v.ForEach(func(k, inner gjson.Result) bool {
-		p.member(indent+"  ", k.Str, inner)
-		return true
-	})
 }
 
 // shorten cuts a text that is too long for a line.
@@ -226,49 +270,71 @@ func (p *printer) verdicts(all []meter.Verdict) {
 			what += ": " + v.Why
 		}
 		p.line("%s %-*s  %s  %s", mark, width, v.Meter.Slug, v.Meter.EventType, what)
-		for j := range v.Filter {
-			label := "filter"
-			if j > 0 {
-				label = ""
-			}
-			p.part(label, &v.Filter[j])
-		}
-		if v.ForEach != nil {
-			p.part("for_each", v.ForEach)
-		}
-		if v.Value != nil {
-			p.part("value", v.Value)
-		}
-		for j := range v.GroupBy {
-			if d := &v.GroupBy[j]; v.Applies && (d.Value == "" || len(d.Reads) > 0) && len(v.GroupBy) <= 12 {
-				p.part("group_by."+d.Name, d)
-			}
-		}
+		p.parts(v)
 	}
 }
 
-func (p *printer) part(label string, part *meter.Part) {
-	value := part.Value
-	switch {
-	case part.Err != nil:
-		value = "failed: " + part.Err.Error()
-	case value == "":
-		value = "absent"
+// parts prints the expressions of a meter, with their values in one column.
+func (p *printer) parts(v *meter.Verdict) {
+	type row struct {
+		label string
+		part  *meter.Part
 	}
-	text := strings.Repeat("  ", part.Depth) + strings.Join(strings.Fields(part.Expression), " ")
-	var reads []string
-	for _, r := range part.Reads {
-		found := r.Value
-		if found == "" {
-			found = "absent"
+	var rows []row
+	for i := range v.Filter {
+		rows = append(rows, row{"", &v.Filter[i]})
+	}
+	if len(rows) > 0 {
+		rows[0].label = "filter"
+	}
+	if v.ForEach != nil {
+		rows = append(rows, row{"for_each", v.ForEach})
+	}
+	if v.Value != nil {
+		rows = append(rows, row{"value", v.Value})
+	}
+	const many = 12 // dimensions: those of the presets are no news
+	for i := range v.GroupBy {
+		d := &v.GroupBy[i]
+		plain := d.Err == nil && d.Value != "" && d.Value[0] != '[' && d.Value[0] != '{' && len(d.Reads) == 0 // it is in the event, as it is above
+		if v.Applies && !plain && (len(v.GroupBy) <= many || d.Err != nil) {
+			rows = append(rows, row{"group_by." + d.Name, d})
 		}
-		reads = append(reads, r.Path+" = "+shorten(found, 60))
 	}
-	note := ""
-	if len(reads) > 0 {
-		note = "   (" + strings.Join(reads, ", ") + ")"
+	labels, expressions := 0, 0
+	text := func(part *meter.Part) string {
+		return strings.Repeat("  ", part.Depth) + strings.Join(strings.Fields(part.Expression), " ")
 	}
-	p.line("    %-16s %s  →  %s%s", label, text, shorten(value, 80), note)
+	for _, r := range rows {
+		labels = max(labels, len(r.label))
+		if n := utf8.RuneCountInString(text(r.part)); n <= room/2 {
+			expressions = max(expressions, n)
+		}
+	}
+	for _, r := range rows {
+		value := shorten(r.part.Value, 80)
+		switch {
+		case r.part.Err != nil:
+			value = "failed: " + r.part.Err.Error()
+		case value == "":
+			value = "absent"
+		}
+		var reads []string
+		for _, read := range r.part.Reads {
+			found := shorten(read.Value, 60)
+			if found == "" {
+				found = "absent"
+			}
+			reads = append(reads, read.Path+" = "+found)
+		}
+		if len(reads) > 0 && (len(v.Filter) < 2 || r.part != &v.Filter[0]) {
+			value += "   (" + strings.Join(reads, ", ") + ")"
+		}
+		if r.part.Decides {
+			value += "   ← decides"
+		}
+		p.line("    %-*s  %-*s  →  %s", labels, r.label, expressions, text(r.part), value)
+	}
 }
 
 // records prints the events.
@@ -280,23 +346,58 @@ func (p *printer) records(records []Record, result meter.Result) {
 	case len(records) == 0:
 		p.line("None: no meter applies.")
 	}
-	if result.SubjectMissing && !result.Dropped {
-		p.line("No source of the subject names a customer.")
-	}
 	for i, r := range records {
 		if i > 0 {
 			p.line("")
 		}
-		p.line("topic %s, key %s", r.Topic, r.Key)
+		topic := "topic " + r.Topic
+		if r.Dead != "" {
+			topic = "the dead-letter topic (" + r.Dead + ") instead of " + r.Topic
+		}
+		p.line("%d. %s: %s, key %s, %d bytes", i+1, r.Event.Type, topic, r.Key, len(r.Value))
+		if r.Binary {
+			for _, h := range r.Headers {
+				p.line("   %s: %s", h.Key, h.Value)
+			}
+		}
 		p.line("%s", r.Value)
 	}
+	p.counted(result)
 	if len(records) > 0 {
 		p.line("\nBehind Kong sequence and recordedtime come on top, and the source is the node's.")
 	}
 }
 
+// counted prints what the metrics would tell of the exchange.
+func (p *printer) counted(r meter.Result) {
+	for _, c := range []struct {
+		n            int
+		what, metric string
+	}{
+		{r.MeterErrors, "a value is no finite number of at least 0, and not published", "values_invalid"},
+		{r.ExpressionErrors, "a filter, value or list could not be evaluated, and its meter does not apply", "expressions_failed"},
+		{r.ExpressionsTooCostly, "an expression costs too much for this exchange, and its meter does not apply", "expressions_too_costly"},
+		{r.RowsSkipped, "a row of for_each is behind the thousandth, and not published", "rows_skipped"},
+		{r.DimensionErrors, "a dimension is an object or could not be evaluated, and is left out", "dimensions_invalid"},
+		{r.DimensionsTruncated, "a dimension has more than 256 bytes, and is cut", "dimensions_truncated"},
+	} {
+		if c.n > 0 {
+			p.line("\nCounted by kong_meter_%s_total, %d: %s.", c.metric, c.n, c.what)
+		}
+	}
+	if r.NoRequestID {
+		p.line("\nKong gave the exchange no request id: those of the events are a hash of its log (kong_meter_exchanges_without_request_id_total).")
+	}
+	if r.NoStartTime {
+		p.line("\nKong's log has no started_at: behind Kong the events' time is that of their recording (kong_meter_exchanges_without_start_time_total).")
+	}
+	if r.UsageInconsistent {
+		p.line("\nThe declared cached tokens exceed the declared input: all are input (kong_meter_usages_inconsistent_total).")
+	}
+}
+
 // printJSON prints an explanation for programs.
-func (x *explanation) printJSON(seen []byte, verdicts []meter.Verdict, records []Record, result meter.Result) error {
+func (x *explanation) printJSON(seen []byte, program *meter.Program, o *meter.Observation, verdicts []meter.Verdict, records []Record, result meter.Result) error {
 	type read struct {
 		Path  string          `json:"path"`
 		Value json.RawMessage `json:"value,omitempty"`
@@ -305,6 +406,7 @@ func (x *explanation) printJSON(seen []byte, verdicts []meter.Verdict, records [
 		Name       string          `json:"name,omitempty"`
 		Expression string          `json:"expression"`
 		Depth      int             `json:"depth,omitempty"`
+		Decides    bool            `json:"decides,omitempty"`
 		Value      json.RawMessage `json:"value,omitempty"`
 		Error      string          `json:"error,omitempty"`
 		Reads      []read          `json:"reads,omitempty"`
@@ -313,7 +415,7 @@ func (x *explanation) printJSON(seen []byte, verdicts []meter.Verdict, records [
 		if p == nil {
 			return nil
 		}
-		out := &part{Name: p.Name, Expression: p.Expression, Depth: p.Depth, Value: json.RawMessage(p.Value)}
+		out := &part{Name: p.Name, Expression: p.Expression, Depth: p.Depth, Decides: p.Decides, Value: json.RawMessage(p.Value)}
 		if p.Err != nil {
 			out.Error = p.Err.Error()
 		}
@@ -339,22 +441,31 @@ func (x *explanation) printJSON(seen []byte, verdicts []meter.Verdict, records [
 		GroupBy   []*part `json:"group_by,omitempty"`
 	}
 	type event struct {
-		Topic string          `json:"topic"`
-		Key   string          `json:"key"`
-		Value json.RawMessage `json:"value"`
+		Topic   string            `json:"topic"`
+		Dead    string            `json:"dead_letter,omitempty"`
+		Key     string            `json:"key"`
+		Headers map[string]string `json:"headers"`
+		Value   json.RawMessage   `json:"value"`
 	}
 	out := struct {
 		Observation    json.RawMessage `json:"observation"`
+		Subject        string          `json:"subject"`
+		SubjectFrom    string          `json:"subject_from,omitempty"`
 		SubjectMissing bool            `json:"subject_missing"`
 		Meters         []verdict       `json:"meters"`
 		Events         []event         `json:"events"`
 	}{Observation: seen, SubjectMissing: result.SubjectMissing, Events: []event{}}
+	out.Subject, out.SubjectFrom, _ = program.Subject(o)
 	for i := range verdicts {
 		v := &verdicts[i]
 		out.Meters = append(out.Meters, verdict{v.Meter.Slug, v.Meter.EventType, v.Applies, v.Why, convertAll(v.Filter), convert(v.ForEach), convert(v.Value), convertAll(v.GroupBy)})
 	}
 	for _, r := range records {
-		out.Events = append(out.Events, event{r.Topic, r.Key, r.Value})
+		headers := map[string]string{}
+		for _, h := range r.Headers {
+			headers[h.Key] = string(h.Value)
+		}
+		out.Events = append(out.Events, event{r.Topic, r.Dead, r.Key, headers, r.Value})
 	}
 	encoder := json.NewEncoder(x.out)
 	encoder.SetIndent("", "  ")
