@@ -30,7 +30,8 @@ type Settings struct {
 // Program is a compiled set of meters. It is safe for concurrent use.
 type Program struct {
 	paths    paths
-	types    []*eventType // by name
+	types    []*eventType    // by name
+	slugs    map[string]bool // of all meters, those that are wrong included
 	subjects []subjectPath
 	missing  OnMissing
 	source   string
@@ -44,7 +45,7 @@ type Program struct {
 // Compile compiles s. What is wrong is left out and reported, all problems at once, each with its place; the program is
 // never nil and meters what it can: a configuration that was accepted must not stop the metering of a route.
 func Compile(s Settings) (*Program, error) {
-	p := &Program{missing: s.OnMissing, source: s.Source, headers: make(map[string]int, len(s.Headers))}
+	p := &Program{missing: s.OnMissing, source: s.Source, slugs: map[string]bool{}, headers: make(map[string]int, len(s.Headers))}
 	var wrong problems
 	for slot, path := range factPaths {
 		if slot == 0 {
@@ -97,17 +98,16 @@ func Compile(s Settings) (*Program, error) {
 }
 
 func (p *Program) addMeter(m Meter) []error {
+	if p.slugs[m.Slug] && m.Slug != "" { // whatever else is wrong could not be told from what is wrong with the other one
+		return []error{&Problem{Meter: m.Slug, Other: m.Slug, Field: "slug", Offset: -1, Err: errors.New("another meter has it")}}
+	}
+	p.slugs[m.Slug] = true
 	if wrong := m.validate(); len(wrong) > 0 {
 		return append(wrong, (&eventType{name: m.EventType}).add(m, &paths{})...) // all problems at once
 	}
 	name := m.EventType
 	if name == "" {
 		name = DefaultEventType
-	}
-	for _, t := range p.types {
-		if slices.ContainsFunc(t.meters, func(o compiledMeter) bool { return o.slug == m.Slug }) {
-			return []error{&Problem{Meter: m.Slug, Other: m.Slug, Field: "slug", Offset: -1, Err: errors.New("another meter has it")}}
-		}
 	}
 	if i := slices.IndexFunc(p.types, func(t *eventType) bool { return t.name == name }); i >= 0 {
 		return p.types[i].add(m, &p.paths)

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -104,12 +105,28 @@ func check(config []byte) []error {
 	_, problems := c.process.compile(c)
 	for _, problem := range problems {
 		for _, p := range meter.Problems(problem) {
-			known := func(r schema.Problem) bool { return strings.HasSuffix(r.Path, "."+p.Field) } // the schema has the rules of names, too
-			if slices.ContainsFunc(refused, known) {
-				continue
+			if !slices.ContainsFunc(refused, func(r schema.Problem) bool { return sameSetting(r.Path, p, c.Meters) }) {
+				errs = append(errs, p)
 			}
-			errs = append(errs, p)
 		}
 	}
 	return errs
+}
+
+// sameSetting reports whether Kong's schema has refused the setting that a problem is about, or a part of it: it has the rules of
+// names and choices, too.
+func sameSetting(path string, p *meter.Problem, meters []Meter) bool {
+	path = strings.TrimPrefix(path, "config.")
+	if p.Meter == "" && !strings.HasSuffix(p.Field, "]") {
+		return true // of a meter without a slug: that is refused
+	}
+	if p.Meter == "" {
+		return path == p.Field || strings.HasPrefix(path, p.Field+".")
+	}
+	for i := range meters {
+		if meters[i].Slug == p.Meter && path == fmt.Sprintf("meters[%d].%s", i+1, p.Field) {
+			return true
+		}
+	}
+	return false
 }

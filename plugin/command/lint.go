@@ -36,10 +36,12 @@ func runLint(args []string, in io.Reader, out, errs io.Writer, host Host) error 
 		names = []string{"kong.yml"}
 	}
 	var findings []lint.Finding
+	var unread []error
 	for _, name := range names {
 		data, err := readFile(name, in)
 		if err != nil {
-			return err
+			unread = append(unread, err)
+			continue
 		}
 		findings = append(findings, lint.File(name, data, host.Check)...)
 	}
@@ -66,6 +68,8 @@ func runLint(args []string, in io.Reader, out, errs io.Writer, host Host) error 
 		}
 	}
 	switch {
+	case len(unread) > 0:
+		return errors.Join(unread...)
 	case wrong > 0:
 		return fmt.Errorf("%w: %d, and %d warnings", errFindings, wrong, warnings)
 	case warnings > 0:

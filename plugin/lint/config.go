@@ -41,8 +41,12 @@ var (
 // config reports what Kong refuses and what the meters' compiler finds.
 func (l *linter) config(u *use) {
 	var tree map[string]any
-	if err := u.config.Decode(&tree); err != nil {
+	if u.config.Kind != yaml.MappingNode {
 		l.add(u.config, Error, RuleSchema, "config: expected a record")
+		return
+	}
+	if err := u.config.Decode(&tree); err != nil {
+		l.undecoded(u.config, err)
 		return
 	}
 	raw, err := json.Marshal(tree)
@@ -62,6 +66,21 @@ func (l *linter) config(u *use) {
 		l.add(u.config, Error, RuleMeter, "%v", err)
 	}
 	l.secrets(u.config)
+}
+
+// undecoded reports what the YAML reader says of values, such as a key that is there twice: a line of text for each.
+func (l *linter) undecoded(n *yaml.Node, err error) {
+	all := []string{err.Error()}
+	if wrong, ok := errors.AsType[*yaml.TypeError](err); ok {
+		all = wrong.Errors
+	}
+	for _, text := range all {
+		at := yaml.Node{Line: n.Line, Column: n.Column}
+		if strings.HasPrefix(text, "line ") {
+			at = yaml.Node{Line: lineOf(errors.New(text)), Column: 1}
+		}
+		l.add(&at, Error, RuleSyntax, "%s", positionPrefix.ReplaceAllString(text, ""))
+	}
 }
 
 // refused reports what Kong's schema says.

@@ -121,7 +121,7 @@ func File(name string, data []byte, check Check) []Finding {
 }
 
 // positionPrefix is how the YAML reader begins its errors.
-var positionPrefix = regexp.MustCompile(`^yaml: (line \d+: )?`)
+var positionPrefix = regexp.MustCompile(`^(yaml: )?(line \d+: )?`)
 
 // lineOf returns the line that an error of the YAML reader names, or 1.
 func lineOf(err error) int {
