@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -126,6 +127,59 @@ func TestWhatWasKeptIsExplainedAndSimulated(t *testing.T) {
 	table, err := exec.Command(s.path, "simulate", "-old", before, "-new", after, "-by", "route_name", observations).CombinedOutput()
 	if err != nil || !strings.Contains(string(table), "100 exchanges; old: 100 events; new: 200 events") || !strings.Contains(string(table), "+100000") {
 		t.Errorf("%v\n%s", err, table)
+	}
+}
+
+// TestASimulationShowsBothConfigurationsSideBySide computes four exchanges of two customers, one of them kept twice, at two prices.
+func TestASimulationShowsBothConfigurationsSideBySide(t *testing.T) {
+	path, dir := executable(t, t.TempDir()), t.TempDir()
+	observation := func(id, customer string, size int) string {
+		return fmt.Sprintf(`{"request":{"id":%q,"method":"GET"},"response":{"status":200,"size":%d},"consumer":{"custom_id":%q},"started_at":1795428218594,`+
+			`"outcome":"completed","subject":"x","capture":{"mode":"none"}}`+"\n", id, size, customer)
+	}
+	files := map[string]string{
+		"kept.jsonl": observation("1", "a", 100) + observation("2", "a", 200) + observation("2", "a", 200) + observation("3", "b", 500) + observation("4", "b", 0),
+		"old.yml":    "{meter_api_requests: false, meters: [{slug: egress, event_type: e, aggregation: SUM, value: response.size * 0.0000001, value_property: usd}]}",
+		"new.yml": `
+meter_api_requests: false
+meters:
+- {slug: egress, event_type: e, aggregation: SUM, value: response.size * 0.00000012, value_property: usd, filter: response.size > 0}
+- {slug: largest, event_type: m, aggregation: MAX, value: response.size, filter: response.size > 300}`,
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(args ...string) string {
+		cmd := exec.Command(path, append(append([]string{"simulate"}, args...), "kept.jsonl")...)
+		cmd.Dir = dir
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return string(out)
+	}
+	want := `EVENT TYPE  WHAT       CUSTOMER  OLD      NEW       DIFFERENCE
+e           sum usd    a         0.00003  0.000036  +0.000006 (+20.0 %)
+e           sum usd    b         0.00005  0.00006   +0.00001 (+20.0 %)
+e           sum usd    all       0.00008  0.000096  +0.000016 (+20.0 %)
+m           max value  b         –        500       +500
+4 exchanges; old: 4 events; new: 4 events; 1 were kept twice and count once
+`
+	if diff := cmp.Diff(want, run("-old", "old.yml", "-new", "new.yml")); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	want = `event_type,property,aggregation,subject,request_method,old,new,difference
+e,usd,SUM,a,,0.00003,0.000036,0.000006
+e,usd,SUM,b,,0.00005,0.00006,0.00001
+m,value,MAX,b,,,500,500
+`
+	if got := run("-old", "old.yml", "-new", "new.yml", "-format", "csv", "-by", "request_method"); !strings.HasPrefix(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if got := run("-new", "new.yml", "-format", "csv"); !strings.Contains(got, "\ne,usd,SUM,a,,,0.000036,\n") {
+		t.Errorf("without an old configuration there is a difference:\n%s", got)
 	}
 }
 

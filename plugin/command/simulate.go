@@ -192,6 +192,36 @@ func (s *simulation) rows() []simulatedRow {
 	return rows
 }
 
+// withTotals puts a total of all customers behind the rows of each meter that adds up, where there is more than one.
+func withTotals(rows []simulatedRow) []simulatedRow {
+	var out []simulatedRow
+	for len(rows) > 0 {
+		first, n := rows[0], 1
+		for n < len(rows) && rows[n].Meter == first.Meter && rows[n].Property == first.Property {
+			n++
+		}
+		out = append(out, rows[:n]...)
+		if n > 1 && (first.Aggregation == meter.Sum || first.Aggregation == meter.Count) {
+			total := simulatedRow{Meter: first.Meter, Property: first.Property, Aggregation: first.Aggregation, Subject: "all"}
+			for _, r := range rows[:n] {
+				total.Old, total.New = plus(total.Old, r.Old), plus(total.New, r.New)
+			}
+			out = append(out, total)
+		}
+		rows = rows[n:]
+	}
+	return out
+}
+
+// plus adds what is there.
+func plus(a, b *float64) *float64 {
+	if a == nil || b == nil {
+		return cmp.Or(a, b)
+	}
+	sum := *a + *b
+	return &sum
+}
+
 func (s *simulation) print(out, errs io.Writer, format string) error {
 	rows := s.rows()
 	switch format {
@@ -204,10 +234,15 @@ func (s *simulation) print(out, errs io.Writer, format string) error {
 		}
 	case "csv":
 		w := csv.NewWriter(out)
-		_ = w.Write([]string{"event_type", "property", "aggregation", "subject", strings.Join(s.by, " "), "old", "new", "difference"}) // an error comes back from Error
+		_ = w.Write([]string{"event_type", "property", "aggregation", "subject", cmp.Or(strings.Join(s.by, " "), "by"), "old", "new", "difference"}) // an error comes back from Error
 		for i := range rows {
 			r := &rows[i]
-			_ = w.Write([]string{r.Meter, r.Property, string(r.Aggregation), r.Subject, r.By, amount(r.Old, ""), amount(r.New, ""), difference(r)})
+			change := ""
+			if s.sides[0] != nil {
+				more, _ := difference(r.Old, r.New)
+				change = amount(&more, "")
+			}
+			_ = w.Write([]string{r.Meter, r.Property, string(r.Aggregation), r.Subject, r.By, amount(r.Old, ""), amount(r.New, ""), change})
 		}
 		w.Flush()
 		if err := w.Error(); err != nil {
@@ -224,6 +259,7 @@ func (s *simulation) print(out, errs io.Writer, format string) error {
 			head = "OLD\tNEW\tDIFFERENCE"
 		}
 		fmt.Fprintf(table, "EVENT TYPE\tWHAT\tCUSTOMER\t%s%s\n", split, head)
+		rows = withTotals(rows)
 		for i := range rows {
 			r := &rows[i]
 			fmt.Fprintf(table, "%s\t%s %s\t%s\t", r.Meter, strings.ToLower(string(r.Aggregation)), r.Property, r.Subject)
@@ -231,7 +267,7 @@ func (s *simulation) print(out, errs io.Writer, format string) error {
 				fmt.Fprint(table, r.By+"\t")
 			}
 			if s.sides[0] != nil {
-				fmt.Fprintf(table, "%s\t%s\t%s\n", amount(r.Old, "–"), amount(r.New, "–"), difference(r))
+				fmt.Fprintf(table, "%s\t%s\t%s\n", amount(r.Old, "–"), amount(r.New, "–"), differenceText(r.Old, r.New))
 			} else {
 				fmt.Fprintf(table, "%s\n", amount(r.New, "–"))
 			}
@@ -269,29 +305,45 @@ func (s *simulation) summary(errs io.Writer) {
 	fmt.Fprintln(errs)
 }
 
+// amount writes a total: whole numbers whole, others without the noise of binary fractions.
 func amount(v *float64, absent string) string {
 	if v == nil {
 		return absent
 	}
-	return strconv.FormatFloat(math.Round(*v*1e6)/1e6, 'f', -1, 64)
+	f := *v
+	if f != math.Trunc(f) {
+		f, _ = strconv.ParseFloat(strconv.FormatFloat(f, 'g', 12, 64), 64)
+	}
+	return strconv.FormatFloat(f, 'f', -1, 64)
 }
 
-// difference is what the new configuration counts more, and by how much.
-func difference(r *simulatedRow) string {
-	var before, after float64
-	if r.Old != nil {
-		before = *r.Old
+// difference is what the new configuration counts more, and by how many percent; these are not finite where the old one counts
+// nothing.
+func difference(before, after *float64) (more, percent float64) {
+	var a, b float64
+	if before != nil {
+		a = *before
 	}
-	if r.New != nil {
-		after = *r.New
+	if after != nil {
+		b = *after
 	}
-	d := after - before
-	switch {
-	case d == 0:
+	if more = b - a; math.Abs(more) <= 1e-12*max(math.Abs(a), math.Abs(b)) {
+		more = 0
+	}
+	return more, 100 * more / a
+}
+
+// differenceText is a difference for people.
+func differenceText(before, after *float64) string {
+	more, percent := difference(before, after)
+	switch text := fmt.Sprintf("%+.1f %%", percent); {
+	case more == 0:
 		return "0"
-	case before == 0:
-		return "+" + amount(&d, "")
+	case math.IsInf(percent, 0):
+		return "+" + amount(&more, "")
+	case more > 0:
+		return "+" + amount(&more, "") + " (" + text + ")"
 	default:
-		return fmt.Sprintf("%+.10g (%+.1f %%)", math.Round(d*1e6)/1e6, 100*d/before)
+		return amount(&more, "") + " (" + text + ")"
 	}
 }
