@@ -432,7 +432,7 @@ func BenchmarkTwentyMeters(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	log := serialized(b, "authenticated")
+	log := fourKilobytes(b)
 	b.ReportAllocs()
 	for b.Loop() {
 		o, err := p.Observe(log)

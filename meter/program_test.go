@@ -457,6 +457,22 @@ func TestResponseHeadersThatWereAskedForAreKnown(t *testing.T) {
 	}
 }
 
+// fourKilobytes is Kong's log of a browser's request that came through a proxy.
+func fourKilobytes(t testing.TB) string {
+	const agent = `"user-agent":"`
+	headers := `"sec-ch-ua":"\"Chromium\";v=\"142\", \"Google Chrome\";v=\"142\", \"Not_A Brand\";v=\"99\"","sec-ch-ua-mobile":"?0","sec-ch-ua-platform":"\"Linux\"",` +
+		`"sec-fetch-dest":"empty","sec-fetch-mode":"cors","sec-fetch-site":"same-origin","accept-language":"en-GB,en;q=0.9,de;q=0.8","accept-encoding":"gzip, deflate, br, zstd",` +
+		`"authorization":"REDACTED","content-type":"application/json","origin":"https://shop.example.com","referer":"https://shop.example.com/orders?page=2&sort=created_at",` +
+		`"x-forwarded-for":"203.0.113.7, 10.0.0.1","x-forwarded-proto":"https","x-forwarded-host":"api.example.com","x-forwarded-port":"443","x-real-ip":"203.0.113.7",` +
+		`"x-tenant-id":"tenant-0042","x-request-id":"2f1c9a44-7d2e-4b0f-9a2b-0f6a4f6b1c11","traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01","tracestate":"vendor=opaque",` +
+		`"cookie":"session=` + strings.Repeat("0123456789abcdef", 66) + `",`
+	s := strings.Replace(serialized(t, "authenticated"), agent, headers+agent, 1)
+	if len(s) < 4000 || len(s) > 4300 {
+		t.Fatalf("%d bytes", len(s))
+	}
+	return s
+}
+
 func BenchmarkObserveToEvents(b *testing.B) {
 	p, err := Compile(Settings{Meters: []Meter{APIRequests(), AITokenUsage(), AICalls()}, SubjectSources: defaultSources, Source: "/kong/a/b"})
 	if err != nil {
@@ -467,12 +483,11 @@ func BenchmarkObserveToEvents(b *testing.B) {
 	llm.Usage.Set(InputTokens, 11)
 	llm.Usage.Set(OutputTokens, 22)
 	llm.Usage.Set(TotalTokens, 33)
-	long := strings.Replace(log, `"headers":{`, `"headers":{"x-long":"`+strings.Repeat("0123456789 ", (4096-len(log))/11)+`",`, 1)
 	for name, l := range map[string]*LLM{"api": nil, "api 4 KB": nil, "llm": llm} {
 		b.Run(name, func(b *testing.B) {
 			log := log
 			if name == "api 4 KB" {
-				log = long
+				log = fourKilobytes(b)
 			}
 			b.SetBytes(int64(len(log)))
 			b.ReportAllocs()
