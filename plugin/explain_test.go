@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
 	"github.com/tidwall/gjson"
+	"go.yaml.in/yaml/v3"
 
 	"kafka-metering/plugin/devkong"
 )
@@ -127,6 +128,69 @@ func TestWhatWasKeptIsExplainedAndSimulated(t *testing.T) {
 	table, err := exec.Command(s.path, "simulate", "-old", before, "-new", after, "-by", "route_name", observations).CombinedOutput()
 	if err != nil || !strings.Contains(string(table), "100 exchanges; old: 100 events; new: 200 events") || !strings.Contains(string(table), "+100000") {
 		t.Errorf("%v\n%s", err, table)
+	}
+}
+
+// TestTheBuiltInMetersAreMetersThatAUserCouldHaveWritten declares what explain -meters prints, without the built-in ones: the
+// events of every exchange of testdata/exchange stay the same to the byte.
+func TestTheBuiltInMetersAreMetersThatAUserCouldHaveWritten(t *testing.T) {
+	printed, err := exec.Command(executable(t, t.TempDir()), "explain", "-meters").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, printed)
+	}
+	declared := map[string]any{"meter_api_requests": false, "meter_ai_token_usage": false, "meter_ai_calls": false}
+	if err := yaml.Unmarshal(printed, declared); err != nil {
+		t.Fatal(err)
+	}
+	if meters, _ := declared["meters"].([]any); len(meters) != 3 {
+		t.Fatalf("%d meters\n%s", len(meters), printed)
+	}
+	config, err := json.Marshal(declared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	records := func(config, log, body []byte) (all []string) {
+		e, err := newEvaluator(config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, err := e.Observe(log, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		records, _ := e.Records(o)
+		for _, r := range records {
+			all = append(all, string(r.Value))
+		}
+		return all
+	}
+	files, err := filepath.Glob(filepath.Join("..", "testdata", "exchange", "*.txtar"))
+	if err != nil || len(files) == 0 {
+		t.Fatal("no archives", err)
+	}
+	events := 0
+	for _, file := range files {
+		archive, err := txtar.ParseFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var log, body []byte
+		for _, f := range archive.Files {
+			switch {
+			case f.Name == "serialize.json":
+				log = bytes.TrimSpace(f.Data)
+			case strings.HasPrefix(f.Name, "response."):
+				body = f.Data
+			}
+		}
+		builtIn := records([]byte("{}"), log, body)
+		events += len(builtIn)
+		if diff := cmp.Diff(builtIn, records(config, log, body)); diff != "" {
+			t.Errorf("%s (-built in +declared)\n%s", file, diff)
+		}
+	}
+	if events < 2*len(files) {
+		t.Errorf("only %d events", events)
 	}
 }
 

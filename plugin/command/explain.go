@@ -24,6 +24,7 @@ the events byte for byte.
   kafka-metering explain -config kong.yml log.json       a log as http-log and file-log write it
   kafka-metering explain -config kong.yml -body answer.json log.json
   kafka-metering explain -config kong.yml -request 64593a19 /usr/local/kong/kafka-metering.spool/observations
+  kafka-metering explain -config kong.yml -meters                  all meters, the built-in ones included, as a configuration declares them
 
 Of a file with several documents, or a directory of observations (config.record), it takes the last one, or the one of
 -request. The configuration is that of a kong.yml or decK file, of whose entries Kong would run the most specific one; a file
@@ -47,6 +48,7 @@ func runExplain(args []string, in io.Reader, out, errs io.Writer, host Host) err
 	flags.StringVar(&x.body, "body", "", "`file` with the response's body, as the upstream sent it")
 	flags.StringVar(&x.request, "request", "", "`id` of the request, or its beginning")
 	format := flags.String("format", "text", "text or json")
+	meters := flags.Bool("meters", false, "print the configuration's meters, those that are built in included, as a configuration declares them")
 	if err := parseFiles(flags, args, explainAbout, out); err != nil {
 		return err
 	}
@@ -54,6 +56,16 @@ func runExplain(args []string, in io.Reader, out, errs io.Writer, host Host) err
 		return fmt.Errorf("-format %q: must be text or json", *format)
 	}
 	x.json = *format == "json"
+	all, err := newEvaluators(host, *config)
+	if err != nil {
+		return err
+	}
+	for _, warning := range all.warns {
+		fmt.Fprintf(errs, "kafka-metering explain: %v\n", warning)
+	}
+	if *meters {
+		return all.printMeters(out, *config)
+	}
 	names := flags.Args()
 	if len(names) == 0 {
 		names = []string{"-"}
@@ -61,13 +73,6 @@ func runExplain(args []string, in io.Reader, out, errs io.Writer, host Host) err
 	document, err := x.find(names, in)
 	if err != nil {
 		return err
-	}
-	all, err := newEvaluators(host, *config)
-	if err != nil {
-		return err
-	}
-	for _, warning := range all.warns {
-		fmt.Fprintf(errs, "kafka-metering explain: %v\n", warning)
 	}
 	evaluator, use := all.find(document)
 	if evaluator == nil {
