@@ -338,7 +338,9 @@ func (t *eventType) rows(list string, x *evaluation) iter.Seq[int] {
 			if element == "" {
 				return
 			}
-			x.row[0] = element
+			if x.row[0] = element; element == "null" {
+				x.row[0] = "" // as good as absent, as everywhere
+			}
 			if !yield(index) {
 				return
 			}

@@ -167,6 +167,7 @@ func TestDeclaredMeters(t *testing.T) {
 		"a negative value is counted and not published":   {[]Meter{{Slug: "a", Aggregation: Sum, Value: "body.negative"}}, map[string]string{}, 1},
 		"a text is not a number":                          {[]Meter{{Slug: "a", Aggregation: Sum, Value: "body.text"}}, map[string]string{}, 1},
 		"a text can be counted as unique":                 {[]Meter{{Slug: "a", Aggregation: UniqueCount, Value: "body.text"}}, map[string]string{"r1/kong.meter": `{"value":"7"}`}, 0},
+		"a text that is too long is not cut to another's": {[]Meter{{Slug: "a", Aggregation: UniqueCount, Value: "request.headers['x-long']"}}, map[string]string{}, 1},
 		"a large double stays a double":                   {[]Meter{{Slug: "a", Aggregation: Max, Value: "body.huge"}}, map[string]string{"r1/kong.meter": `{"value":1e+308}`}, 0},
 		"a header with dashes, and a repeated one joined": {[]Meter{{Slug: "a", Aggregation: Count, GroupBy: map[string]string{"tenant": "request.headers['x-tenant-id']", "two": `request.headers["x-two"]`}}}, map[string]string{"r1/kong.meter": `{"tenant":"t-1","two":"a, b","value":1}`}, 0},
 		"the last upstream status of several tries":       {[]Meter{{Slug: "a", Aggregation: Count, GroupBy: map[string]string{"s": "status(upstream_status)", "c": "status_class(upstream_status)", "n": "size(tries)"}}}, map[string]string{"r1/kong.meter": `{"c":"2xx","n":2,"s":200,"value":1}`}, 0},
@@ -336,6 +337,75 @@ func TestWithoutARequestIDTheIDIsAHashThatMemberOrderDoesNotChange(t *testing.T)
 	}
 	if len(ids) != 2 {
 		t.Errorf("want two ids, got %v", ids)
+	}
+}
+
+// TestAnEventIsWhatItsMetersSayTogether holds many random sets of meters that do not contradict each other to the rule of merging:
+// an event type's data is the union of what each of its meters would have said alone, whatever their order, and the same each time.
+func TestAnEventIsWhatItsMetersSayTogether(t *testing.T) {
+	values := map[string]string{
+		"bytes": "response.size", "ms": "latencies.request * 2", "rows": "body.rows", "none": "body.nothing", "bad": "body.neg", "text": "body.text",
+		"tries": "size(tries)", "credits": "double(request.headers['x-credits'])", "raw": "latencies.request",
+	}
+	dimensions := map[string]string{
+		"route": "route.name", "tenant": "lower(request.headers['x-tenant-id'])", "service": "service.name", "two": "request.headers['x-two']", "failed": "request.method + 1",
+	}
+	filters := []string{"", "response.status < 300", "route.name != 'orders'", "has(consumer.id)", "route.name == 'orders'", "service.name == 'x'", "request.method < 1"}
+	names := slices.Sorted(maps.Keys(values))
+	shape := func(o *Observation) { o.Body = []byte(exampleBody) }
+	merged, several := 0, 0
+	for seed := range uint64(100) {
+		random := rand.New(rand.NewPCG(seed, 1))
+		meters := []Meter{APIRequests()}
+		for i := range 2 + random.IntN(7) {
+			name := names[random.IntN(len(names))]
+			m := Meter{
+				Slug: fmt.Sprintf("m%d", i), EventType: fmt.Sprintf("e%d", random.IntN(2)), Aggregation: Sum, Value: values[name], ValueProperty: name,
+				Filter: filters[random.IntN(len(filters))], GroupBy: map[string]string{},
+			}
+			for _, d := range slices.Sorted(maps.Keys(dimensions)) {
+				if random.IntN(2) == 0 {
+					m.GroupBy[d] = dimensions[d]
+				}
+			}
+			meters = append(meters, m)
+		}
+		alone := map[string]map[string]json.RawMessage{} // by event id
+		for _, m := range meters {
+			one, _ := evaluate(t, Settings{Meters: []Meter{m}}, exampleLog, shape)
+			for id, data := range one {
+				if alone[id] == nil {
+					alone[id] = map[string]json.RawMessage{}
+				} else {
+					several++
+				}
+				into := alone[id] // it adds to what is there
+				if err := json.Unmarshal([]byte(data), &into); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		first, _ := evaluate(t, Settings{Meters: meters}, exampleLog, shape)
+		together := map[string]map[string]json.RawMessage{}
+		for id, data := range first {
+			var members map[string]json.RawMessage
+			if err := json.Unmarshal([]byte(data), &members); err != nil {
+				t.Fatal(err)
+			}
+			together[id] = members
+			merged++
+		}
+		if diff := cmp.Diff(alone, together); diff != "" {
+			t.Fatalf("seed %d: %+v\n(-alone +together)\n%s", seed, meters, diff)
+		}
+		random.Shuffle(len(meters), func(i, j int) { meters[i], meters[j] = meters[j], meters[i] })
+		second, _ := evaluate(t, Settings{Meters: meters}, exampleLog, shape)
+		if diff := cmp.Diff(first, second); diff != "" {
+			t.Fatalf("seed %d: the order matters: %s", seed, diff)
+		}
+	}
+	if merged < 200 || several < 50 {
+		t.Errorf("%d events, %d of several meters: this tests too little", merged, several)
 	}
 }
 
