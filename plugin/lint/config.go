@@ -259,12 +259,12 @@ func (l *linter) meters(u *use) {
 	for _, m := range items(member(u.config, "meters")) {
 		each := text(member(m, "for_each")) != ""
 		for _, field := range expressionFields {
-			l.paths(member(m, field), each)
+			l.paths(u, member(m, field), each)
 		}
 		if filter := member(m, "filter"); text(filter) != "" {
 			l.never(u, filter)
 		}
-		l.dimensions(m, each)
+		l.dimensions(u, m, each)
 		l.double(m, byValue)
 	}
 	for _, a := range items(member(u.config, "attributes")) {
@@ -277,7 +277,7 @@ func (l *linter) meters(u *use) {
 }
 
 // paths finds names that are not there.
-func (l *linter) paths(n *yaml.Node, each bool) {
+func (l *linter) paths(u *use, n *yaml.Node, each bool) {
 	source := text(n)
 	if source == "" {
 		return
@@ -291,6 +291,9 @@ func (l *linter) paths(n *yaml.Node, each bool) {
 			l.addAt(n, p.Offset, Warning, RulePath, "Kong's log has no "+p.Keys[0]+" unless a plugin adds it"+nearest(p.Keys[0], roots))
 			continue
 		}
+		if p.Keys[0] == "service" && u.hasNoService() {
+			l.addAt(n, p.Offset, Warning, RuleNever, "route "+u.route.name+" has no service: there never is a "+strings.Join(p.Keys, "."))
+		}
 		if len(p.Keys) < 2 {
 			continue
 		}
@@ -303,8 +306,11 @@ func (l *linter) paths(n *yaml.Node, each bool) {
 	}
 }
 
-// comparison is a condition that compares a path with a text.
-var comparison = regexp.MustCompile(`^(route\.name|service\.name|consumer\.username|request\.method) == "([^"\\]*)"$`)
+// comparison is a condition that compares a path with a text, or with some of them.
+var (
+	comparison = regexp.MustCompile(`^(route\.name|service\.name|consumer\.username|request\.method) (?:== ("[^"\\]*")|in \[((?:"[^"\\]*"(?:, )?)+)\])$`)
+	quoted     = regexp.MustCompile(`"([^"]*)"`)
+)
 
 // never finds conditions that cannot hold where the plugin is enabled.
 func (l *linter) never(u *use, filter *yaml.Node) {
@@ -313,41 +319,48 @@ func (l *linter) never(u *use, filter *yaml.Node) {
 		if match == nil {
 			continue
 		}
-		path, want := match[1], match[2]
+		path := match[1]
+		var wanted []string
+		for _, m := range quoted.FindAllStringSubmatch(match[2]+match[3], -1) {
+			wanted = append(wanted, m[1])
+		}
+		is := func(name string) bool { return slices.Contains(wanted, name) }
 		say := func(why string) {
-			l.add(filter, Warning, RuleNever, "the meter never applies: %s is never %q%s", path, want, why)
+			l.add(filter, Warning, RuleNever, "the meter never applies: %s is never \"%s\"%s", path, strings.Join(wanted, `" or "`), why)
 		}
 		switch path {
 		case "route.name":
-			if u.route != nil && u.route.name != "" && u.route.name != want {
+			if u.route != nil && u.route.name != "" && !is(u.route.name) {
 				say(" on route " + u.route.name)
-			} else if u.route == nil && u.known != nil && len(u.known.routes) > 0 && !declared(u.known.routes, want) {
-				say(": no route of this file has that name" + nearest(want, names(u.known.routes)))
+			} else if u.route == nil && u.known != nil && len(u.known.routes) > 0 && !slices.ContainsFunc(wanted, declared(u.known.routes)) {
+				say(": no route of this file has that name" + nearest(wanted[0], names(u.known.routes)))
 			}
 		case "service.name":
 			service := u.service
 			if service == nil && u.route != nil {
 				service = u.route.service
 			}
-			if service != nil && service.name != "" && service.name != want {
+			if service != nil && service.name != "" && !is(service.name) {
 				say(" on service " + service.name)
-			} else if service == nil && u.route == nil && u.known != nil && len(u.known.services) > 0 && !declared(u.known.services, want) {
-				say(": no service of this file has that name" + nearest(want, names(u.known.services)))
+			} else if service == nil && u.route == nil && u.known != nil && len(u.known.services) > 0 && !slices.ContainsFunc(wanted, declared(u.known.services)) {
+				say(": no service of this file has that name" + nearest(wanted[0], names(u.known.services)))
 			}
 		case "consumer.username":
-			if u.consumer != "" && !strings.HasPrefix(u.consumer, "of group ") && u.consumer != want {
+			if u.consumer != "" && !strings.HasPrefix(u.consumer, "of group ") && !is(u.consumer) {
 				say(" for consumer " + u.consumer)
 			}
 		case "request.method":
-			if u.route != nil && len(u.route.methods) > 0 && !slices.Contains(u.route.methods, want) {
+			if u.route != nil && len(u.route.methods) > 0 && !slices.ContainsFunc(u.route.methods, is) {
 				say(" on route " + u.route.name + ", which takes " + strings.Join(u.route.methods, ", "))
 			}
 		}
 	}
 }
 
-func declared(all []*entity, name string) bool {
-	return slices.ContainsFunc(all, func(e *entity) bool { return e.name == name })
+func declared(all []*entity) func(name string) bool {
+	return func(name string) bool {
+		return slices.ContainsFunc(all, func(e *entity) bool { return e.name == name })
+	}
 }
 
 func names(all []*entity) []string {
@@ -362,14 +375,14 @@ func names(all []*entity) []string {
 var perExchange = []string{"x-request-id", "x-correlation-id", "traceparent", "tracestate", "x-b3-traceid", "x-b3-spanid", "content-length", "date", "x-forwarded-for", "x-kong-request-id"}
 
 // dimensions finds dimensions with too many values, or with secrets.
-func (l *linter) dimensions(m *yaml.Node, each bool) {
+func (l *linter) dimensions(u *use, m *yaml.Node, each bool) {
 	group := member(m, "group_by")
 	if group == nil || group.Kind != yaml.MappingNode {
 		return
 	}
 	for i := 0; i+1 < len(group.Content); i += 2 {
 		name, value := group.Content[i], resolved(group.Content[i+1])
-		l.paths(value, each)
+		l.paths(u, value, each)
 		uses := meter.ExpressionPaths(text(value), each)
 		for _, p := range uses {
 			if len(p.Keys) == 3 && (p.Keys[1] == "headers" || p.Keys[1] == "querystring") && meter.Secret(p.Keys[2]) && !strings.Contains(value.Value, "hash(") {

@@ -18,6 +18,11 @@ type use struct {
 	known    *entities // nil where the file does not tell
 }
 
+// hasNoService reports whether the plugin is enabled on a route that the file declares without a service.
+func (u *use) hasNoService() bool {
+	return u.route != nil && u.route.service == nil && u.known != nil && slices.Contains(u.known.routes, u.route)
+}
+
 // entity is a route or a service.
 type entity struct {
 	name    string
