@@ -31,6 +31,7 @@ type celPaths struct {
 	uses   []PathUse
 	bound  []string // names that a macro has bound
 	loops  bool     // the cost depends on the exchange
+	adds   int      // how often something is added
 	err    error    // the first
 }
 
@@ -42,6 +43,9 @@ const hasCall = "@has"
 var hasMacro = parser.NewGlobalMacro(operators.Has, 1, func(eh parser.ExprHelper, _ ast.Expr, args []ast.Expr) (ast.Expr, *common.Error) {
 	return eh.NewCall(hasCall, args[0]), nil
 })
+
+// freeAdds is how often an expression may add without its cost being counted: what is added may be texts, which grow.
+const freeAdds = 8
 
 // integerResults are functions whose result is CEL's int, integerArguments those that take ints, from an argument on.
 var (
@@ -286,7 +290,10 @@ func (p *celPaths) call(e ast.Expr) {
 		p.has(e, args[0])
 		return
 	}
-	p.loops = p.loops || slices.Contains(longFunctions, name)
+	if name == operators.Add {
+		p.adds++
+	}
+	p.loops = p.loops || slices.Contains(longFunctions, name) || p.adds > freeAdds
 	if name == operators.Subtract {
 		p.dash(e, args)
 	}

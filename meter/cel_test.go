@@ -289,7 +289,7 @@ func TestAFailureTellsNothingOfTheExchange(t *testing.T) {
 // that make them dear: they are given up and counted, and the other meters see nothing of it.
 func TestAHostileExchangeHoldsNobody(t *testing.T) {
 	const rows = 200_000
-	body := []byte(`{"l":[` + strings.Repeat("1,", rows) + `1],"short":[` + strings.Repeat("1,", 1000) + `1],"s":"` + strings.Repeat("ab", 400_000) + `"}`)
+	body := []byte(`{"l":[` + strings.Repeat("1,", rows) + `1],"short":[` + strings.Repeat("1,", 1000) + `1],"s":"` + strings.Repeat("ab", 400_000) + `","long":"` + strings.Repeat("ab", 600_000) + `"}`)
 	for name, m := range map[string]Meter{
 		"a loop in a loop in a loop": {Filter: "body.l.exists(a, body.l.exists(b, body.l.exists(c, a + b + c > 3)))"},
 		"a list that doubles":        {Filter: "cel.bind(a, body.l, cel.bind(b, a + a, cel.bind(c, b + b, cel.bind(d, c + c, size(d) > 1e9))))"},
@@ -299,6 +299,8 @@ func TestAHostileExchangeHoldsNobody(t *testing.T) {
 		"a large regular expression": {Filter: "body.s.matches('" + strings.Repeat("(a|b|ab)*", 60) + "c$')"},
 		"a text that grows":          {Filter: "size(request.method" + strings.Repeat(".replace('P', '"+strings.Repeat("P", 1000)+"')", 5) + ") > 0"},
 		"a constant that grows":      {Filter: "has(request.id) && size('P'" + strings.Repeat(".replace('P', '"+strings.Repeat("P", 1000)+"')", 5) + ") > 0"},
+		"a text that is added up":    {Filter: "size(body.s" + strings.Repeat(" + body.s", 60) + ") > 0"},
+		"a text that is too long":    {Filter: "body.long + 'a' == 'a'"},
 		"a list that is joined":      {Filter: "size(body.short.map(x, '" + strings.Repeat("a", 3000) + "').join('" + strings.Repeat("b", 3000) + "')) > 0"},
 		"time zones":                 {Filter: "body.l.all(x, timestamp(x).getHours('Europe/Berlin') < 25)"},
 		"in a value":                 {Aggregation: Sum, Value: "sum(body.l.map(x, sum(body.l)))"},
@@ -361,6 +363,7 @@ func TestRowsCanBeChosenAndComputed(t *testing.T) {
 // FuzzExpression compiles any expression and evaluates it: no panic, and whatever comes of it is JSON in UTF-8.
 func FuzzExpression(f *testing.F) {
 	for _, source := range []string{
+		"request.headers[?'x'].orValue('a')", "a.?b.c.optMap(x, x + 1)", "timestamp(started_at / 1000).getHours('Europe/Berlin')", "route.tags.join(',').replace('a', 'bb') % 3", "'X' in request.headers ? 1 : null",
 		"response.size * 2", "has(a.b['c'])", "body.list.map(r, r.n)[0]", "cel.bind(x, 1, x)", "lower('A') + extract(request.uri, '(.)')", "{'a': [1]}.a[0]",
 		"math.greatest(1, 2)", "body.list.filter(r, r.ok == true)", "1 % 0", "b'a'", "timestamp('2026-01-01T00:00:00Z')", "duration('1h')", "type(1)",
 		"'a'.replace('a', 'b', 1)", "dyn([1, 2])", "[[1]][0][0]", "each", "-9223372036854775808", "1u", "a.?b", "x ? y : z", "hash(1, '')",

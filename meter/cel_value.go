@@ -15,13 +15,16 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// maxResult bounds a value that an expression makes, as JSON, in bytes: a list for for_each.
+// maxResult bounds a text that an expression reads, and a value that it makes, as JSON, in bytes: a list for for_each.
 const maxResult = 1 << 20
 
 // celValue returns raw JSON as CEL sees it: numbers as doubles, lists and objects unread until something in them is.
 func celValue(raw string, x *evaluation) ref.Val {
 	switch raw[0] {
 	case '"':
+		if len(raw) > maxResult {
+			return types.WrapErr(ErrCost)
+		}
 		s, _ := text(raw)
 		return types.String(strings.ToValidUTF8(s, "\ufffd"))
 	case 't':
