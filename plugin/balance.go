@@ -112,5 +112,6 @@ func (p *process) keepSampling(ctx context.Context) {
 
 // recordImbalance returns what a pipeline took minus the sum of all places where a record can be.
 func recordImbalance(s spool.Stats, r relay.Stats) int64 {
-	return s.Adopted + s.Appended - r.Published - r.DeadLettered - s.Rejected - s.Evicted - s.SetAside - s.Pending
+	settled := r.Published + r.DeadLettered + r.Rejected + r.Expired
+	return s.Adopted + s.Appended - settled - s.Evicted - s.SetAside - (s.Pending - s.Settled)
 }

@@ -82,6 +82,7 @@ type Queue struct {
 	MaxBytes           int     `json:"max_bytes"`
 	MaxRetryDelay      float64 `json:"max_retry_delay"` // seconds
 	WhenFull           string  `json:"when_full"`
+	MaxEventAge        float64 `json:"max_event_age"` // seconds; 0: no bound
 }
 
 // Subject says how to find the customer.

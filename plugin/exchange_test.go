@@ -37,6 +37,8 @@ type collector struct {
 	records []relay.Record
 }
 
+func (c *collector) Hold(records [][]byte, done func(error)) error { return c.Enqueue(records, done) }
+
 func (c *collector) Enqueue(records [][]byte, done func(error)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -294,6 +294,80 @@ func TestADiskThatIsFullIsWaitedFor(t *testing.T) {
 	}
 }
 
+// readOnly makes the file system at dir read-only, or writable again.
+func readOnly(t *testing.T, dir string, yes bool) {
+	t.Helper()
+	flags := uintptr(syscall.MS_REMOUNT)
+	if yes {
+		flags |= syscall.MS_RDONLY
+	}
+	if err := syscall.Mount("", dir, "", flags, ""); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestADiskThatIsReadOnlyIsReplacedByMemory starts the server on a read-only disk, without a broker. What nobody else keeps is
+// in memory, and on the disk when that can be written; the Lua front's workers keep theirs. Nothing is lost or doubled.
+func TestADiskThatIsReadOnlyIsReplacedByMemory(t *testing.T) {
+	const requests = 50
+	dir, address := smallDisk(t, 24<<20), freeAddress(t)
+	readOnly(t, dir, true)
+	s := startServer(t, "-spool-dir", filepath.Join(dir, "spool"))
+	conf := s.configuration(address, `{"meter_ai_token_usage":false,"meter_ai_calls":false,"queue":{"max_retry_delay":0.1}}`)
+	kong := devkong.NewWorkers(1, devkong.WorkersOptions{})
+	defer kong.Close()
+	x := newExchanges(t)
+	for id := range requests {
+		if err := kong.Worker(0).Log(t.Context(), conf, x.exchange(id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	inMemory := func() float64 { return s.metric("kong_meter_spool_memory_records") }
+	if n := inMemory(); n != requests || s.metric("kong_meter_spool_degraded") != 1 {
+		t.Errorf("%v records are in memory, want %d", n, requests)
+	}
+	if n := s.metric(`kong_meter_exchanges_total{outcome="spooled",reason="memory"}`); n != requests {
+		t.Errorf("%v exchanges are counted as in memory, want %d", n, requests)
+	}
+	expect(t, "the status page", sections(t, httpGet(t, "http://"+s.metrics+"/"))["pipelines"], "the spool's disk cannot be written", "50 records are in memory alone", "read-only file system")
+	config, err := json.Marshal(conf.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := dialLane(t, s.prefix, "w", requests)
+	w.register(1, string(config))
+	if got := w.ask(batch(1, false, nil, plain(requests+1), plain(requests+2))); got != "" {
+		t.Errorf("a worker is told %q while there is no disk", got)
+	}
+	s.checkBalances()
+
+	readOnly(t, dir, false)
+	await(t, "the disk is used", func() bool { return s.metric("kong_meter_spool_degraded") == 0 && inMemory() == 0 })
+	w = dialLane(t, s.prefix, "w", requests)
+	w.register(1, string(config))
+	if got := w.ask(batch(1, true, nil, plain(requests+1), plain(requests+2))); got != "OK 1" {
+		t.Errorf("a worker is told %q", got)
+	}
+	s.checkBalances()
+	s.kill()
+	startBrokerAt(t, address)
+	s.start()
+	if err := kong.Worker(0).Log(t.Context(), conf, x.exchange(requests)); err != nil { // so that the pipeline begins
+		t.Fatal(err)
+	}
+	await(t, "what was left is adopted", func() bool { return s.metric(`kong_meter_records_total{outcome="spooled"}`) == requests+3 })
+	s.awaitPublished()
+	seen := onTopic(t, address, meter.TypeAPIRequest)
+	for id, n := range seen {
+		if n != 1 {
+			t.Errorf("%s is on the topic %d times", id, n)
+		}
+	}
+	if len(seen) != requests+3 {
+		t.Errorf("%d exchanges are on the topic, %d were handed over", len(seen), requests+3)
+	}
+}
+
 // startBrokerAt starts a broker at an address that was free.
 func startBrokerAt(t *testing.T, address string) {
 	t.Helper()

@@ -43,6 +43,8 @@ type instance struct {
 type sink interface {
 	// Enqueue hands records over. When it returns nil, done is called once: with nil when all of them are durable.
 	Enqueue(records [][]byte, done func(error)) error
+	// Hold is Enqueue for what nobody keeps. Where the disk cannot be written done gets [spool.ErrMemory]: they are in memory.
+	Hold(records [][]byte, done func(error)) error
 }
 
 // newInstance compiles c and finds its pipeline. It always returns an instance that meters what it can; what it cannot
@@ -158,7 +160,7 @@ func (in *instance) record(o *meter.Observation, t *ticket) {
 	}
 	settled := make(chan struct{})
 	buffer := recordBuffers.Get().(*recordBuffer)
-	err := in.sink.Enqueue(in.encode(&r, buffer), func(err error) {
+	err := in.sink.Hold(in.encode(&r, buffer), func(err error) {
 		buffer.release()
 		if in.process.repeats(err) {
 			return

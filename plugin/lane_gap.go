@@ -135,7 +135,7 @@ func (s *laneSession) sinks() []*instance {
 // report tells of a gap outside a batch.
 func (l *laneServer) report(g gap, id string, sinks []*instance) {
 	for _, e := range eventsOf(g, g.Worker+"-"+id, sinks) {
-		if err := e.in.sink.Enqueue(e.records(), func(error) {}); err != nil {
+		if err := e.in.sink.Hold(e.records(), func(error) {}); err != nil {
 			l.p.log.Error("an event of a gap is lost; the metric has it", "error", err)
 		}
 	}

@@ -350,11 +350,10 @@ func TestASpoolThatCannotBeWrittenLeavesTheBatchToTheWorker(t *testing.T) {
 	if err := os.WriteFile(p.spoolDir, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	now := time.Now()
-	p.now = func() time.Time { now = now.Add(2 * time.Second); return now } // opening is tried once a second
 	w := dialLane(t, l.prefix, "w", 0)
-	if needs := w.register(1, apiOnly); !strings.Contains(needs.Problems, "cannot be kept") {
-		t.Errorf("the problems are %q", needs.Problems)
+	w.register(1, apiOnly)
+	if problems := p.unready(); len(problems) != 2 || !strings.Contains(problems[1], "the spool's disk cannot be written, 0 records are in memory") {
+		t.Errorf("the process is not ready because of %q", problems)
 	}
 	if got := w.ask(batch(1, false, nil, plain(1), plain(2))); got != "" {
 		t.Errorf("the answer is %q", got)
@@ -363,6 +362,7 @@ func TestASpoolThatCannotBeWrittenLeavesTheBatchToTheWorker(t *testing.T) {
 	if err := os.Remove(p.spoolDir); err != nil {
 		t.Fatal(err)
 	}
+	await(t, "the disk is used", func() bool { s, _ := p.running()[0].stats(); return s.Trouble == nil })
 	w = dialLane(t, l.prefix, "w", 0)
 	w.register(1, apiOnly)
 	if got := w.ask(batch(1, true, nil, plain(1), plain(2))); got != "OK 1" {

@@ -134,7 +134,9 @@ func (w *laneWorker) commit(b *laneBatch) error {
 	places, err := b.spool(gaps)
 	if err != nil {
 		ledger.batchesLater.Inc()
-		w.l.p.log.Warn("a worker's batch cannot be taken now", "worker", w.name, "error", err)
+		if w.l.p.reports.due("later "+w.name, w.l.p.now()) {
+			w.l.p.log.Warn("a worker's batch cannot be taken now; the worker keeps it", "worker", w.name, "error", err)
+		}
 		return err
 	}
 	for i := range b.exchanges {

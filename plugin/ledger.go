@@ -18,7 +18,8 @@ type place struct{ outcome, reason string }
 
 // The places.
 var (
-	placeSpooled = place{"spooled", ""} // its events are on disk
+	placeSpooled = place{"spooled", ""}       // its events are on disk
+	placeMemory  = place{"spooled", "memory"} // the disk cannot be written: its events are in memory, until they are published or it can
 
 	placeNoMeter   = place{"skipped", "no_meter"}   // no meter applies
 	placeNoSubject = place{"skipped", "no_subject"} // no customer, and the configuration says drop
@@ -36,7 +37,7 @@ var (
 )
 
 var places = [...]place{
-	placeSpooled, placeNoMeter, placeNoSubject, placeDryRun, placeRepeated, placeSpoolFull, placeBusy, placeStopping,
+	placeSpooled, placeMemory, placeNoMeter, placeNoSubject, placeDryRun, placeRepeated, placeSpoolFull, placeBusy, placeStopping,
 	placeDisk, placeSerialize, placeBadLog, placePanic,
 	placeWorkerQueueFull, placeWorkerLog, placeWorkerError, placeWorkerRefused, placeWorkerExit, placeGap,
 }

@@ -161,7 +161,7 @@ func TestEveryAlertUsesMetricsThatExistAndSaysWhatToDo(t *testing.T) {
 		}
 	}
 	for _, metric := range []string{
-		`kong_meter_exchanges_total{outcome=~"dropped|failed"}`, `evicted|set_aside`, `rejected|dead_lettered`,
+		`kong_meter_exchanges_total{outcome=~"dropped|failed"}`, `evicted|set_aside`, `outcome="expired"`, `rejected|dead_lettered`,
 		"kong_meter_imbalance_exchanges", "kong_meter_imbalance_records", "kong_meter_spool_oldest_pending_age_seconds",
 	} {
 		if !strings.Contains(used, metric) {

@@ -27,6 +27,9 @@ import (
 // process lives on for a while beside this one.
 const adoptInterval = 10 * time.Second
 
+// memoryBytes bounds the records that are in memory while the spool's disk cannot be written.
+const memoryBytes = 32 << 20
+
 // pipeline is the way of finished records to one Kafka cluster: a spool on disk and a relay that empties it. It lives
 // as long as the process.
 type pipeline struct {
@@ -38,7 +41,7 @@ type pipeline struct {
 	connection Connection    // of the same
 	queue      Queue
 	settings   relay.Settings
-	spool      *spool.Spool // nil while it cannot be opened
+	spool      *spool.Spool // nil until it is open
 	relay      *relay.Relay // nil while its settings cannot be used
 	tried      time.Time    // when opening was last tried
 	opening    *opening     // nil unless one is under way
@@ -67,6 +70,9 @@ func (l *pipeline) configure(c Connection, v configVersion) error {
 	settings.Logger = l.p.log
 	l.connection = c
 	l.version, l.settings, l.queue = v, settings, c.Queue
+	if l.spool != nil {
+		l.spool.Limit(l.queue.bounds())
+	}
 	if l.relay != nil {
 		return errors.Join(err, l.relay.Update(settings))
 	}
@@ -103,10 +109,8 @@ func (l *pipeline) open() *opening {
 	}
 	o := &opening{began: time.Now(), done: make(chan struct{})}
 	l.tried, l.opening = l.p.now(), o
-	options := spool.Options{MaxBytes: int64(l.queue.MaxBytes), OnAdopt: l.p.recall}
-	if l.queue.WhenFull == "drop_oldest" {
-		options.WhenFull = spool.DropOldest
-	}
+	maxBytes, whenFull := l.queue.bounds()
+	options := spool.Options{MaxBytes: maxBytes, WhenFull: whenFull, MemoryBytes: memoryBytes, OnAdopt: l.p.recall}
 	s := l.spool
 	go func() {
 		var err error
@@ -132,7 +136,7 @@ func (l *pipeline) begin(s *spool.Spool) error {
 	if l.spool == nil {
 		l.spool = s
 		ctx, l.stop = context.WithCancel(ctx)
-		l.running.Go(func() { l.adopt(ctx, s) })
+		l.running.Go(func() { l.tend(ctx, s) })
 	}
 	if len(l.settings.Brokers) == 0 {
 		return nil // reported where the connection is looked up
@@ -153,15 +157,36 @@ func (l *pipeline) begin(s *spool.Spool) error {
 	return nil
 }
 
-// adopt takes over what processes that are gone have left, until ctx ends.
-func (l *pipeline) adopt(ctx context.Context, s *spool.Spool) {
+// bounds are those of the spool.
+func (q Queue) bounds() (maxBytes int64, whenFull spool.WhenFull) {
+	if q.WhenFull == "drop_oldest" {
+		return int64(q.MaxBytes), spool.DropOldest
+	}
+	return int64(q.MaxBytes), spool.DropNewest
+}
+
+// tend takes over what processes that are gone have left, and tells of a disk that cannot be written, until ctx ends.
+func (l *pipeline) tend(ctx context.Context, s *spool.Spool) {
 	tick := time.NewTicker(adoptInterval)
 	defer tick.Stop()
+	troubled := false
 	for {
 		if records, err := s.Adopt(); err != nil {
-			l.p.log.Warn("adopt the spool of a process that is gone", "error", err)
+			if l.p.reports.due("adopt "+l.dir, l.p.now()) {
+				l.p.log.Warn("adopt the spool of a process that is gone", "error", err)
+			}
 		} else if records > 0 {
 			l.p.log.Info("publishing what an earlier process left in its spool", "records", records)
+		}
+		switch st := s.Stats(); {
+		case st.Trouble != nil:
+			troubled = true
+			if l.p.reports.due("disk "+l.dir, l.p.now()) {
+				l.p.log.Error("the spool's disk cannot be written: events are in memory, or stay with Kong's workers", "error", st.Trouble, "in_memory", st.InMemory)
+			}
+		case troubled:
+			troubled = false
+			l.p.log.Info("the spool's disk is written again")
 		}
 		select {
 		case <-ctx.Done():
@@ -211,6 +236,24 @@ func (p *process) recall(record []byte) {
 
 // Enqueue hands records to the spool.
 func (l *pipeline) Enqueue(records [][]byte, done func(error)) error {
+	s, err := l.opened()
+	if err != nil {
+		return err
+	}
+	return s.Enqueue(records, done)
+}
+
+// Hold hands records to the spool that nobody keeps.
+func (l *pipeline) Hold(records [][]byte, done func(error)) error {
+	s, err := l.opened()
+	if err != nil {
+		return err
+	}
+	return s.Hold(records, done)
+}
+
+// opened returns the spool. The error is [errNoSpool].
+func (l *pipeline) opened() (*spool.Spool, error) {
 	s, opening := l.spoolOrOpening()
 	if s == nil && opening != nil {
 		if err := opening.wait(); err != nil && l.p.reports.due("spool "+l.dir, l.p.now()) {
@@ -219,9 +262,9 @@ func (l *pipeline) Enqueue(records [][]byte, done func(error)) error {
 		s, _ = l.spoolOrOpening()
 	}
 	if s == nil {
-		return errNoSpool
+		return nil, errNoSpool
 	}
-	return s.Enqueue(records, done)
+	return s, nil
 }
 
 // spoolOrOpening returns the spool, or, where there is none, the attempt to open it, which is made once a second.
@@ -242,6 +285,8 @@ func placeOf(err error) place {
 	switch {
 	case err == nil:
 		return placeSpooled
+	case errors.Is(err, spool.ErrMemory):
+		return placeMemory
 	case errors.Is(err, spool.ErrFull), errors.Is(err, spool.ErrTooLarge):
 		return placeSpoolFull
 	case errors.Is(err, spool.ErrBusy):
@@ -325,6 +370,7 @@ func (c Connection) relaySettings() (relay.Settings, error) {
 		MaxBatchBytes:   c.ProducerRequestLimitsBytesPerRequest,
 		Linger:          time.Duration(c.Queue.MaxCoalescingDelay * float64(time.Second)),
 		MaxRetryDelay:   time.Duration(c.Queue.MaxRetryDelay * float64(time.Second)),
+		MaxEventAge:     time.Duration(c.Queue.MaxEventAge * float64(time.Second)),
 		DeadLetterTopic: c.DeadLetterTopic,
 		CreateTopics:    c.CreateTopics,
 		ClientID:        pluginName,

@@ -54,19 +54,16 @@ func (r *readiness) problems() []string {
 }
 
 // unready returns what keeps the process from keeping events: a directory that cannot be written, and pipelines whose
-// spool is not open.
+// spool is not on disk.
 func (p *process) unready() []string {
 	var problems []string
 	if err := errors.Join(os.MkdirAll(p.spoolDir, 0o700), probeDir(p.spoolDir)); err != nil {
 		problems = append(problems, fmt.Sprintf("the spool cannot be written: %v", err))
 	}
 	for _, l := range p.running() {
-		l.mu.Lock()
-		open := l.spool != nil
-		l.mu.Unlock()
 		name := filepath.Base(l.dir)
-		if !open {
-			problems = append(problems, fmt.Sprintf("pipeline %s: its spool is not open, and its events are lost", name))
+		if s, _ := l.stats(); s.Trouble != nil {
+			problems = append(problems, fmt.Sprintf("pipeline %s: the spool's disk cannot be written, %d records are in memory: %v", name, s.InMemory, s.Trouble))
 			continue
 		}
 		if err := probeDir(l.dir); err != nil {

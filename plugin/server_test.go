@@ -305,7 +305,7 @@ func (s *testServer) checkBalances() {
 	s.t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); ; pause(s.t) {
 		spooled, placed := s.metric(`kong_meter_records_total{outcome="spooled"}`), s.metric("kong_meter_spool_pending_records")
-		for _, outcome := range []string{"published", "dead_lettered", "rejected", "evicted", "set_aside"} {
+		for _, outcome := range []string{"published", "dead_lettered", "rejected", "expired", "evicted", "set_aside"} {
 			placed += s.metric(`kong_meter_records_total{outcome="` + outcome + `"}`)
 		}
 		underWay := s.metric("kong_meter_exchanges_under_way")

@@ -46,6 +46,9 @@ type pipelineStatus struct {
 	LastPublish      string
 	Errors           []errorStatus // the last of each kind
 	rejected, losses int64
+	expired          int64
+	inMemory         int64
+	unreadable       int
 }
 
 type errorStatus struct{ What, Text, At, Ago string }
@@ -132,7 +135,7 @@ func (p *process) topics() map[string][]string {
 func (p *process) pipelineStatus(l *pipeline, topics []string, now time.Time) pipelineStatus {
 	spooled, relayed := l.stats()
 	l.mu.Lock()
-	brokers, open, publishing := l.settings.Brokers, l.spool != nil, l.relay != nil
+	brokers, publishing := l.settings.Brokers, l.relay != nil
 	l.mu.Unlock()
 	s := pipelineStatus{
 		Key: filepath.Base(l.dir), Brokers: brokers, Topics: topics,
@@ -140,6 +143,7 @@ func (p *process) pipelineStatus(l *pipeline, topics []string, now time.Time) pi
 		DeadLettered: number(relayed.DeadLettered), Rejected: number(spooled.RejectedHeld),
 		Pending: number(spooled.Pending), Bytes: size(spooled.PendingBytes),
 		rejected: spooled.RejectedHeld, losses: spooled.Evicted + spooled.SetAside,
+		expired: relayed.Expired, inMemory: spooled.InMemory, unreadable: spooled.Unreadable,
 	}
 	if age := l.oldestAge(now); age > 0 {
 		s.Oldest = duration(age)
@@ -148,8 +152,8 @@ func (p *process) pipelineStatus(l *pipeline, topics []string, now time.Time) pi
 		s.LastPublish = duration(now.Sub(relayed.LastPublish)) + " ago"
 	}
 	switch {
-	case !open:
-		s.State, s.Bad = "the spool cannot be opened: events are lost", true
+	case spooled.Trouble != nil:
+		s.State, s.Bad = "the spool's disk cannot be written: events are in memory, or stay with Kong's workers", true
 	case !publishing:
 		s.State, s.Bad = "nothing is published: no usable connection; events stay in the spool", true
 	case relayed.Connected && relayed.Blocked > 0:
@@ -177,7 +181,16 @@ func (p *process) pipelineStatus(l *pipeline, topics []string, now time.Time) pi
 func (s pipelineStatus) Notes() []string {
 	var notes []string
 	if s.rejected > 0 {
-		notes = append(notes, fmt.Sprintf("Kafka refused %s records for good: kafka-metering spool export -rejected shows them and why", number(s.rejected)))
+		notes = append(notes, fmt.Sprintf("%s records were refused by Kafka for good, or have expired: kafka-metering spool export -rejected shows them and why", number(s.rejected)))
+	}
+	if s.expired > 0 {
+		notes = append(notes, fmt.Sprintf("%s records were not published because they were older than queue.max_event_age: they are on the dead-letter topic, or kept in the spool", number(s.expired)))
+	}
+	if s.inMemory > 0 {
+		notes = append(notes, fmt.Sprintf("%s records are in memory alone, and would be lost with the process: make room on the spool's disk, or make it writable", number(s.inMemory)))
+	}
+	if s.unreadable > 0 {
+		notes = append(notes, fmt.Sprintf("%d spool files of processes that are gone cannot be read, and their events wait: kafka-metering spool ls says why", s.unreadable))
 	}
 	if s.losses > 0 {
 		notes = append(notes, fmt.Sprintf("%s records were evicted or set aside with a damaged file", number(s.losses)))
@@ -201,15 +214,16 @@ func (p *process) exchangeBalance() balanceStatus {
 	return b
 }
 
-// recordBalance is spooled = published + dead-lettered + rejected + evicted + set aside + pending.
+// recordBalance is spooled = published + dead-lettered + rejected + expired + evicted + set aside + pending.
 func (p *process) recordBalance() balanceStatus {
-	var taken, published, dead, rejected, evicted, aside, pending int64
+	var taken, published, dead, rejected, expired, evicted, aside, pending int64
 	for _, l := range p.running() {
 		s, r := l.stats()
 		taken += s.Appended + s.Adopted
 		published += r.Published
 		dead += r.DeadLettered
-		rejected += s.Rejected
+		rejected += r.Rejected
+		expired += r.Expired
 		evicted += s.Evicted
 		aside += s.SetAside
 		pending += s.Pending
@@ -221,6 +235,7 @@ func (p *process) recordBalance() balanceStatus {
 			{"published", number(published)},
 			{"dead-lettered", number(dead)},
 			{"rejected", number(rejected)},
+			{"expired", number(expired)},
 			{"evicted", number(evicted)},
 			{"set aside", number(aside)},
 			{"pending", number(pending)},

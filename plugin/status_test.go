@@ -239,19 +239,29 @@ func TestReadyzNamesWhatCannotBeWritten(t *testing.T) {
 	if left, err := filepath.Glob(filepath.Join(p.spoolDir, "*")); err != nil || len(left) > 0 {
 		t.Errorf("the check leaves %v", left)
 	}
-	p.pipelines["kafka-0a1b2c3d"] = newPipeline(p, filepath.Join(p.spoolDir, "kafka-0a1b2c3d"))
+	l := newPipeline(p, filepath.Join(p.spoolDir, "kafka-0a1b2c3d"))
+	if err := os.WriteFile(l.dir, nil, 0o600); err != nil { // where its directory should be
+		t.Fatal(err)
+	}
+	if err := l.configure(defaultConnection(), configVersion{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.close(t.Context()) })
+	p.pipelines["kafka-0a1b2c3d"] = l
 	code, body, _ := page(t, p.pages(), "/readyz")
 	if code != http.StatusServiceUnavailable {
 		t.Error(code)
 	}
-	expect(t, "/readyz", body, "not ready:", "pipeline kafka-0a1b2c3d: its spool is not open")
+	expect(t, "/readyz", body, "not ready:", "pipeline kafka-0a1b2c3d: the spool's disk cannot be written", "not a directory")
+	_, html, _ := page(t, p.pages(), "/")
+	expect(t, "the status page", sections(t, html)["pipelines"], "the spool's disk cannot be written", "last error, spool")
 	p.spoolDir = filepath.Join(t.TempDir(), "file", "spool")
 	if err := os.WriteFile(filepath.Dir(p.spoolDir), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	_, body, _ = page(t, p.pages(), "/readyz")
 	expect(t, "/readyz", body, "the spool cannot be written", "not a directory")
-	_, html, _ := page(t, p.pages(), "/")
+	_, html, _ = page(t, p.pages(), "/")
 	expect(t, "the status page", sections(t, html)["unready"], "the spool cannot be written")
 	if code, _, _ := page(t, p.pages(), "/healthz"); code != http.StatusOK {
 		t.Error("a process that is not ready is alive, /healthz says", code)

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/segmentio/kafka-go"
 
@@ -24,6 +25,7 @@ const (
 	published
 	deadLettered
 	rejected
+	expired // in counts alone: dead-lettered or rejected because of its age
 )
 
 // batch is what one Peek returned, on its way.
@@ -36,6 +38,7 @@ type item struct {
 	message message
 	state   state
 	dead    bool   // it is, or was to be, dead-lettered
+	expired bool   // that is why
 	reason  string // why it is dead or rejected
 	lane    lane   // that it waits for, when it is left
 }
@@ -58,9 +61,12 @@ func newBatch(entries []spool.Entry, s *Settings) *batch {
 		for _, h := range rec.Headers {
 			it.message.headers = append(it.message.headers, kafka.Header{Key: h.Key, Value: h.Value})
 		}
-		switch size := it.message.size(); {
+		switch size, age := it.message.size(), time.Since(e.Time); {
 		case rec.Dead != "":
 			it.poison(rec.Dead, s)
+		case s.MaxEventAge > 0 && age > s.MaxEventAge:
+			it.expired = true
+			it.poison(fmt.Sprintf("expired: spooled %v ago, queue.max_event_age is %v", age.Round(time.Second), s.MaxEventAge), s)
 		case rec.Topic == "":
 			it.poison("record names no topic", s)
 		case !validTopic(rec.Topic):
@@ -100,10 +106,15 @@ func (b *batch) waiting() ([]int, []message) {
 }
 
 // places returns what of the items has found its place, and how many of each kind.
-func (b *batch) places() (placed []spool.Pos, rejects []spool.Reject, counts [rejected + 1]int64) {
+func (b *batch) places() (placed []spool.Pos, rejects []spool.Reject, counts [expired + 1]int64) {
 	for i := range b.items {
 		it := &b.items[i]
-		counts[it.state]++
+		switch {
+		case it.expired && (it.state == deadLettered || it.state == rejected):
+			counts[expired]++
+		default:
+			counts[it.state]++
+		}
 		switch it.state {
 		case published, deadLettered:
 			placed = append(placed, it.pos)

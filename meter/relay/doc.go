@@ -6,10 +6,11 @@
 // acks=all, or after it was moved, durably, to the spool's rejected bucket.
 // Delivery is at least once: when the process dies between the broker's
 // acknowledgement and the spool's, the next process publishes the same bytes
-// again. Everything but a poison record is retried for ever.
+// again. Everything but a poison record is retried for ever, or for
+// Settings.MaxEventAge.
 //
 // Every record that Run takes from the spool ends in exactly one count of
-// [Stats]: published, dead-lettered or rejected.
+// [Stats]: published, dead-lettered, rejected or expired.
 //
 // # Order
 //
@@ -35,4 +36,14 @@
 // fault: the batch is halved until the culprit is alone. Without a dead-letter
 // topic, or when that cannot take the record either, it stays in the spool's
 // rejected bucket, and the rest goes on.
+//
+// # Age
+//
+// What a biller gets after it has closed the period is refused or, worse, counted
+// in the next one. A record that was spooled longer ago than
+// Settings.MaxEventAge is therefore not published: it goes where poison goes, for
+// somebody to decide. The age is that of the spool's clock; a clock that is put
+// forward expires what it should not, which is kept all the same, and what seems
+// to come from the future is published. Since the oldest of a key come first,
+// what is left of a key is in order.
 package relay

@@ -58,6 +58,7 @@ type Stats struct {
 	Published    int64 // records acknowledged by the brokers and taken out of the spool
 	DeadLettered int64 // of the same, those that went to the dead-letter topic instead
 	Rejected     int64 // records moved to the spool's rejected bucket
+	Expired      int64 // records older than Settings.MaxEventAge, moved to either: not among those two
 	Retried      int64 // records sent again after a failure
 	Batches      int64 // taken out of the spool
 

@@ -327,6 +327,7 @@ func (w *loop) settle(last spool.Pos, b *batch) {
 		w.stats.Published += counts[published]
 		w.stats.DeadLettered += counts[deadLettered]
 		w.stats.Rejected += counts[rejected]
+		w.stats.Expired += counts[expired]
 		w.stats.Batches++
 		if len(placed) > 0 {
 			w.stats.LastPublish = time.Now()

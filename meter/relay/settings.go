@@ -49,6 +49,10 @@ type Settings struct {
 	// and doubles; default 30 s.
 	MaxRetryDelay time.Duration
 
+	// MaxEventAge is how long after it was spooled a record is still published; 0,
+	// the default, is for ever. An older one goes where poison goes.
+	MaxEventAge time.Duration
+
 	// DeadLetterTopic takes poison records; "" keeps them in the spool.
 	DeadLetterTopic string
 	// CreateTopics creates topics that do not exist, with the brokers' default

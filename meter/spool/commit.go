@@ -29,6 +29,7 @@ func (s *Spool) run() {
 				task.before()
 			}
 		}
+		s.mend(closing)
 		if s.room(appends) {
 			slab = s.commit(appends, slab)
 		}
@@ -80,15 +81,22 @@ func (s *Spool) take() (appends []appendOp, tasks []task, closing bool) {
 // room evicts what appends need under DropOldest. When it reports false it has
 // answered the appends.
 func (s *Spool) room(appends []appendOp) bool {
+	s.mu.Lock()
 	if s.opts.MaxBytes <= 0 || s.opts.WhenFull != DropOldest || len(appends) == 0 {
+		s.mu.Unlock()
 		return true
 	}
-	s.mu.Lock()
-	need := s.pendingBytes() - s.opts.MaxBytes
+	need, evictable := s.heldBytes()-s.opts.MaxBytes, int64(0)
 	files := slices.Clone(s.files)
+	for _, f := range files {
+		evictable += f.counters.pendingBytes
+	}
 	s.mu.Unlock()
 	for _, op := range appends {
 		need += op.bytes
+	}
+	if need > evictable {
+		files = nil // the rejected records leave no room: evict nothing for nothing
 	}
 	var err error
 	for _, f := range files {
@@ -98,20 +106,11 @@ func (s *Spool) room(appends []appendOp) bool {
 		if f.counters.pending == 0 {
 			continue
 		}
-		s.mu.Lock()
-		after := max(f.acked, f.peeked)
-		s.mu.Unlock()
-		before := f.counters
 		var freed int64
-		if err = s.update(f, func(w *writer) error {
-			var err error
-			freed, err = w.evict(after, need)
-			return err
-		}); err != nil {
+		if freed, err = s.evict(f, need); err != nil {
 			break
 		}
 		need -= freed
-		s.count(func(st *Stats) { st.Evicted += f.counters.evicted - before.evicted })
 	}
 	if need <= 0 {
 		return true
@@ -126,23 +125,37 @@ func (s *Spool) room(appends []appendOp) bool {
 		s.answer(appends, err, false)
 		return false
 	}
-	s.answer(appends, fmt.Errorf("make room in the spool: %w", err), true)
+	s.hold(appends, fmt.Errorf("make room in the spool: %w", err))
 	return false
+}
+
+// evict takes the oldest records out of f that are not on their way, until bytes
+// are freed, and returns how many it freed.
+func (s *Spool) evict(f *file, bytes int64) (freed int64, err error) {
+	f.reading.Lock()
+	defer f.reading.Unlock()
+	s.mu.Lock()
+	after := max(f.acked, f.peeked)
+	owed := f.owedAfter(after)
+	s.mu.Unlock()
+	before := f.counters
+	err = s.update(f, func(w *writer) error {
+		var err error
+		freed, err = w.evict(after, owed, bytes)
+		return err
+	})
+	if err == nil {
+		s.count(func(st *Stats) { st.Evicted += f.counters.evicted - before.evicted })
+	}
+	return freed, err
 }
 
 // commit stores appends, and what is owed to the active file, in one
 // transaction. It returns slab for the next call.
 func (s *Spool) commit(appends []appendOp, slab []byte) []byte {
-	if s.active == nil && len(appends) > 0 {
-		if err := s.begin(); err != nil {
-			err = fmt.Errorf("create spool file: %w", err)
-			s.report(err)
-			s.answer(appends, err, true)
-			return slab
-		}
-	}
 	f := s.active
-	if f == nil {
+	if f == nil || f.volatile {
+		s.hold(appends, s.trouble)
 		return slab
 	}
 	owed := s.owed(f)
@@ -165,7 +178,7 @@ func (s *Spool) commit(appends []appendOp, slab []byte) []byte {
 	if err != nil {
 		// The acknowledgements stay owed. settleOthers tries them without the
 		// appends: on a full disk they are what frees pages.
-		s.answer(appends, err, true)
+		s.hold(appends, err)
 		return nil
 	}
 	s.settled(f, before, len(owed))
@@ -232,7 +245,7 @@ func (s *Spool) answer(appends []appendOp, err error, failed bool) {
 	s.mu.Lock()
 	s.growing -= bytes
 	switch {
-	case err == nil:
+	case err == nil, errors.Is(err, ErrMemory):
 		s.stats.Appended += records
 	case failed:
 		s.stats.Failed += records
@@ -257,6 +270,9 @@ func (s *Spool) update(f *file, fn func(*writer) error) error {
 		s.mu.Lock()
 		f.counters, f.size = c, size
 		s.stats.Transactions++
+		if f == s.active && !f.volatile {
+			s.trouble = nil
+		}
 		s.mu.Unlock()
 		return nil
 	}
@@ -264,18 +280,29 @@ func (s *Spool) update(f *file, fn func(*writer) error) error {
 		return s.setAside(f, err)
 	}
 	err = fmt.Errorf("write spool file %q: %w", f.path, err)
-	s.report(err)
+	if f == s.active {
+		s.inTrouble(err)
+	} else {
+		s.report(err)
+	}
 	return err
+}
+
+// nextPath returns the path of the next file.
+func (s *Spool) nextPath() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.number++
+	return filepath.Join(s.dir, fmt.Sprintf("%013d-%d-%06d%s", s.start.UnixMilli(), os.Getpid(), s.number, suffix))
 }
 
 // begin creates the next file and makes it the active one.
 func (s *Spool) begin() error {
+	if err := makeDir(s.dir); err != nil {
+		return err
+	}
 	for {
-		s.mu.Lock()
-		s.number++
-		name := fmt.Sprintf("%013d-%d-%06d%s", s.start.UnixMilli(), os.Getpid(), s.number, suffix)
-		s.mu.Unlock()
-		f, err := openFile(filepath.Join(s.dir, name), true, s.opts)
+		f, err := openFile(s.nextPath(), true, s.opts)
 		switch {
 		case errors.Is(err, fs.ErrExist), errors.Is(err, ErrLocked), errors.Is(err, errRemoved):
 			// Another process was quicker: it adopted our file, still without a
@@ -286,7 +313,7 @@ func (s *Spool) begin() error {
 			return err
 		}
 		s.mu.Lock()
-		s.active = f
+		s.active, s.trouble = f, nil
 		s.insert(f)
 		s.mu.Unlock()
 		return nil
@@ -311,7 +338,7 @@ func (s *Spool) drop(f *file) {
 // tidy begins the next file when the active one is large, and removes drained
 // files.
 func (s *Spool) tidy() {
-	if f := s.active; f != nil {
+	if f := s.active; f != nil && !f.volatile {
 		// A file that once held a backlog keeps its size, and bbolt writes the
 		// list of its free pages with every transaction: begin a small one.
 		hollow := f.size > s.opts.SegmentBytes/4 && f.counters.pendingBytes < f.size/8
@@ -339,37 +366,58 @@ func (s *Spool) tidy() {
 	}
 }
 
-// setAside gives a damaged file up. The error says where it is now and what it
-// held.
+// setAside gives a damaged file up, but for what is intact in it. The error says
+// where it is now and what it held.
 func (s *Spool) setAside(f *file, cause error) error {
 	s.mu.Lock()
 	if f.gone {
 		s.mu.Unlock()
 		return cause
 	}
-	s.drop(f)
-	s.stats.SetAside += f.counters.pending
-	for _, o := range f.owed {
-		s.placedElsewhere(o)
+	if f == s.active {
+		s.trouble = cause // until the next is begun
 	}
+	s.drop(f)
+	after, owed := f.acked, f.owedAfter(f.acked)
+	f.salvaging = true
 	s.mu.Unlock()
 	path, err := f.setAside()
 	f.abandon()
-	err = errors.Join(fmt.Errorf("set aside spool file %q with %d pending records: %w", path, f.counters.pending, cause), err)
+	saved := map[uint64]bool{}
+	if !f.volatile && err == nil {
+		saved = s.salvage(path, after, owed)
+	}
+	s.mu.Lock()
+	f.salvaging, f.saved = false, saved
+	s.stats.SetAside += f.counters.pending - int64(len(saved)) // which are pending still
+	for _, o := range f.owed {
+		s.placedElsewhere(f, o)
+	}
+	if s.stats.SetAside < 0 { // the counters of a damaged file say less than is in it
+		s.stats.Appended -= s.stats.SetAside
+		s.stats.SetAside = 0
+	}
+	s.mu.Unlock()
+	err = errors.Join(fmt.Errorf("set aside spool file %q with %d pending records, of which %d are intact and pending still: %w", path, f.counters.pending, len(saved), cause), err)
 	s.report(err)
 	return err
 }
 
 // placedElsewhere counts what the reader had placed of a file that was set aside
 // where it is now: each record is in one place. It needs s.mu.
-func (s *Spool) placedElsewhere(o settlement) {
-	placed, rejected := int64(len(o.seqs)-len(o.rejects)), int64(len(o.rejects))
+func (s *Spool) placedElsewhere(f *file, o settlement) {
 	if o.seqs == nil {
 		return // Ack does not say how many
 	}
-	s.stats.Acked += placed
-	s.stats.Rejected += rejected
-	s.stats.SetAside -= placed + rejected
+	s.stats.Acked += int64(len(o.seqs) - len(o.rejects))
+	s.stats.Rejected += int64(len(o.rejects))
+	for _, seq := range o.seqs {
+		if f.saved[seq] {
+			s.stats.Appended++ // it was on its way when it was saved, and comes again
+		} else {
+			s.stats.SetAside--
+		}
+	}
 }
 
 func (s *Spool) closeFiles() error {
@@ -383,6 +431,10 @@ func (s *Spool) closeFiles() error {
 		s.stats.PendingBytes += f.counters.pendingBytes
 		s.stats.RejectedHeld += f.counters.rejected
 		s.stats.RejectedBytes += f.counters.rejectedSize
+		if n := f.counters.pending + f.counters.rejected; f.volatile && n > 0 {
+			s.stats.InMemory += f.counters.pending
+			errs = append(errs, fmt.Errorf("%d records are lost that were in memory, because the disk could not be written: %w", n, s.trouble))
+		}
 	}
 	s.mu.Unlock()
 	for _, f := range files {

@@ -8,6 +8,9 @@
 // survives kill -9 and loss of power, in order, until Ack names it. All
 // records of one Append are stored, or none is.
 //
+// A record that [Spool.Hold] handed over while the disk could not be written is
+// in memory, and its callback is told so; see below.
+//
 // Every stored record ends in exactly one place, and [Stats] counts it there:
 // acknowledged, rejected (kept in the file, see [Spool.Ack]), evicted
 // ([DropOldest]), set aside with a damaged file, or pending. Nothing is
@@ -44,17 +47,34 @@
 //	          of the reason | reason | record
 //
 // The checksum covers the key and everything after the checksum. All integers
-// are big-endian. A file of another format is left alone and reported
-// ([ErrFormat]). A file with rejected records is never removed.
+// are big-endian. A file with rejected records is never removed.
+//
+// A file of another format is left where it is ([ErrFormat]), and counted in
+// [Stats.Unreadable]: the version that wrote it reads it. Whoever changes the
+// format gives it another number, and either reads both or says so in the
+// upgrade's notes.
+//
+// # A disk that cannot be written
+//
+// When a transaction fails because the disk is full, read-only or broken, or when
+// no file can be created, [Stats.Trouble] says why. What came by Enqueue and
+// Append fails: whoever calls them keeps the records and comes again, or counts
+// them as lost. What came by Hold, because nobody keeps it, goes to a file in
+// memory (Linux: /dev/shm, without a name) with at most [Options.MemoryBytes] of
+// records, in which it is pending, is read and acknowledged as all other records
+// are. It is lost with the process. Every second the disk is tried again; the
+// file in memory is then written there as it is, and is the active file from then
+// on.
 //
 // # Damage
 //
 // A record whose checksum does not match is returned by Peek with an error in
 // its [Entry], so that the reader rejects it and goes on. A file whose
 // structure is damaged is set aside: renamed to *.damaged, never deleted, with
-// the number of pending records in it counted in [Stats.SetAside] and its
-// path in the error. The records before the damage were delivered if Peek
-// returned them before it met the damage.
+// the number of pending records that are lost in it counted in [Stats.SetAside] and its
+// path in the error. What is intact in it, before and after the damage, moves to
+// the end of the queue, and is not counted so; a record that was on its way at
+// that moment may be delivered twice.
 //
 // bbolt keeps two meta pages. If the newer one is torn or damaged, bbolt falls
 // back to the transaction before it, without a word: a bit flip in those 64
@@ -71,6 +91,6 @@
 // # Limits
 //
 // flock and mmap want a local file system. The clock orders files of different
-// processes, not records of one file. Rejected records are not bounded by
-// [Options.MaxBytes]; watch [Stats.RejectedBytes].
+// processes, not records of one file. Rejected records take room from
+// [Options.MaxBytes] until somebody takes them out; watch [Stats.RejectedBytes].
 package spool

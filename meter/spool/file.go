@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -37,9 +39,13 @@ var (
 // file is one bbolt file. Writes come from the committer alone; reads may come
 // from any goroutine.
 type file struct {
-	path string
-	db   *bolt.DB
-	os   *os.File // db's, to give the lock back when db cannot be closed any more
+	path     string
+	db       *bolt.DB
+	os       *os.File // db's, to give the lock back when db cannot be closed any more
+	volatile bool     // in memory: see memory.go; written by the committer alone, under Spool.mu
+
+	moving  sync.RWMutex // held while db changes
+	reading sync.Mutex   // held while Peek reads, so that what it returns is not evicted meanwhile
 
 	// Written by the committer alone, under Spool.mu: it may read them without.
 	counters counters
@@ -52,6 +58,9 @@ type file struct {
 	owed    []settlement
 	settled int64 // settlements that are durable
 	gone    bool  // removed or set aside
+
+	salvaging bool            // what is settled meanwhile is owed, and counted at the end
+	saved     map[uint64]bool // of a file that was set aside: what is pending elsewhere
 }
 
 // settlement is what one Ack or Settle takes out of the queue: everything up to
@@ -89,23 +98,14 @@ func openFile(path string, create bool, opts Options) (_ *file, err error) {
 	}()
 	defer guard(&err)()
 
-	f.db, err = bolt.Open(path, 0o600, &bolt.Options{
-		Timeout:         lockTimeout,
-		FreelistType:    bolt.FreelistMapType,
-		PageSize:        opts.pageSize,
-		InitialMmapSize: int(opts.SegmentBytes + opts.SegmentBytes/4),
-		NoStatistics:    true,
-		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
-			// Without O_EXCL two processes could create one file; with O_CREATE
-			// an adopter would bring back a file that its owner just removed.
-			flag &^= os.O_CREATE
-			if create {
-				flag |= os.O_CREATE | os.O_EXCL
-			}
-			var err error
-			f.os, err = os.OpenFile(name, flag, mode)
-			return f.os, err
-		},
+	err = f.open(opts, func(name string, flag int, mode os.FileMode) (*os.File, error) {
+		// Without O_EXCL two processes could create one file; with O_CREATE an
+		// adopter would bring back a file that its owner just removed.
+		flag &^= os.O_CREATE
+		if create {
+			flag |= os.O_CREATE | os.O_EXCL
+		}
+		return os.OpenFile(name, flag, mode)
 	})
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
@@ -139,6 +139,23 @@ func openFile(path string, create bool, opts Options) (_ *file, err error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// open opens the database in the file that openOS returns.
+func (f *file) open(opts Options, openOS func(string, int, os.FileMode) (*os.File, error)) (err error) {
+	f.db, err = bolt.Open(f.path, 0o600, &bolt.Options{
+		Timeout:         lockTimeout,
+		FreelistType:    bolt.FreelistMapType,
+		PageSize:        opts.pageSize,
+		InitialMmapSize: int(opts.SegmentBytes + opts.SegmentBytes/4),
+		NoStatistics:    true,
+		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
+			var err error
+			f.os, err = openOS(name, flag, mode)
+			return f.os, err
+		},
+	})
+	return err
 }
 
 // tooSmall reports whether a file was cut off before its second meta page. bbolt
@@ -203,6 +220,8 @@ func (f *file) empty() bool {
 
 // view runs fn in a read transaction.
 func (f *file) view(fn func(tx *bolt.Tx, records *bolt.Bucket) error) (err error) {
+	f.moving.RLock()
+	defer f.moving.RUnlock()
 	defer guard(&err)()
 	return f.db.View(func(tx *bolt.Tx) error {
 		b := tx.Bucket(recordsBucket)
@@ -311,8 +330,7 @@ func (w *writer) settle(s settlement) error {
 	return nil
 }
 
-// settledKeys returns the keys of what s names. A damaged index may hide a record
-// that a reader has found: it has left the queue all the same.
+// settledKeys returns the keys of what s names.
 func (w *writer) settledKeys(s settlement) ([][]byte, error) {
 	if s.seqs == nil {
 		return w.keys(0, func(seq uint64, _ int64) bool { return seq <= s.upTo })
@@ -327,19 +345,22 @@ func (w *writer) settledKeys(s settlement) ([][]byte, error) {
 	return keys, nil
 }
 
-// evict deletes the oldest records after a sequence until bytes are freed, and
-// returns how many it freed.
-func (w *writer) evict(after uint64, bytes int64) (freed int64, err error) {
-	keys, err := w.keys(after+1, func(_ uint64, size int64) bool {
+// evict deletes the oldest records after a sequence, but for those that are owed,
+// until bytes are freed, and returns how many it freed.
+func (w *writer) evict(after uint64, owed map[uint64]bool, bytes int64) (freed int64, err error) {
+	keys, err := w.keys(after+1, func(seq uint64, size int64) bool {
 		if freed >= bytes {
 			return false
 		}
-		freed += size
+		if !owed[seq] {
+			freed += size
+		}
 		return true
 	})
 	if err != nil {
 		return 0, err
 	}
+	keys = slices.DeleteFunc(keys, func(key []byte) bool { return owed[binary.BigEndian.Uint64(key)] })
 	for _, key := range keys {
 		if err := w.delete(key); err != nil {
 			return 0, err
@@ -368,7 +389,11 @@ func (w *writer) keys(from uint64, more func(seq uint64, size int64) bool) ([][]
 
 func (w *writer) delete(key []byte) error {
 	w.counters.pending--
-	w.counters.pendingBytes -= int64(max(len(w.records.Get(key))-headerSize, 0))
+	v := w.records.Get(key)
+	if v == nil {
+		return fmt.Errorf("%w: record %x is there and cannot be found", ErrCorrupt, key)
+	}
+	w.counters.pendingBytes -= int64(max(len(v)-headerSize, 0))
 	if w.counters.pending < 0 || w.counters.pendingBytes < 0 {
 		return fmt.Errorf("%w: more records than the counters say", ErrCorrupt)
 	}
@@ -378,7 +403,10 @@ func (w *writer) delete(key []byte) error {
 // remove deletes the file while it is still locked, so that nobody adopts it in
 // between, and closes it.
 func (f *file) remove() error {
-	err := os.Remove(f.path)
+	var err error
+	if !f.volatile {
+		err = os.Remove(f.path)
+	}
 	return errors.Join(err, f.close())
 }
 
@@ -391,12 +419,17 @@ func (f *file) close() (err error) {
 // may be held for ever.
 func (f *file) abandon() {
 	if f.os != nil {
+		// Closing is not enough: a mapping that leaks keeps the lock.
+		_ = syscall.Flock(int(f.os.Fd()), syscall.LOCK_UN)
 		_ = f.os.Close() // the second close of a file that bbolt closed itself does no harm
 	}
 }
 
 // setAside renames the file so that nobody opens it as a spool again.
 func (f *file) setAside() (string, error) {
+	if f.volatile {
+		return f.path, errors.New("it was in memory, and is lost")
+	}
 	for n := 0; ; n++ {
 		path := f.path + damagedSuffix
 		if n > 0 {
@@ -410,6 +443,17 @@ func (f *file) setAside() (string, error) {
 		}
 		return path, syncDir(filepath.Dir(path))
 	}
+}
+
+// makeDir creates dir where it does not exist.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return nil // what is wrong with it is found when a file is opened
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(filepath.Clean(dir)))
 }
 
 // syncDir makes the names in dir durable: without it a new file may be gone

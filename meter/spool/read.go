@@ -67,15 +67,7 @@ func (s *Spool) peek(dst []Entry, maxRecords, maxBytes int, start func(*file) (a
 	files := slices.Clone(s.files)
 	s.mu.Unlock()
 	for _, f := range files {
-		s.mu.Lock()
-		after, ok := start(f)
-		skip := !ok || f.counters.pending == 0
-		owed := f.owedAfter(after)
-		s.mu.Unlock()
-		if skip {
-			continue
-		}
-		out, err := f.peek(dst, after, owed, maxRecords, maxBytes)
+		out, err := s.peekFile(f, dst, maxRecords, maxBytes, start)
 		switch {
 		case errors.Is(err, ErrCorrupt):
 			return dst, s.do(task{after: func() error { return s.setAside(f, err) }})
@@ -87,12 +79,31 @@ func (s *Spool) peek(dst []Entry, maxRecords, maxBytes int, start func(*file) (a
 		case len(out) == len(dst):
 			continue
 		}
-		s.mu.Lock()
-		f.peeked = max(f.peeked, out[len(out)-1].Pos.seq)
-		s.mu.Unlock()
 		return out, nil
 	}
 	return dst, nil
+}
+
+// peekFile reads from f, and remembers what it returns as on its way before f can
+// be written again.
+func (s *Spool) peekFile(f *file, dst []Entry, maxRecords, maxBytes int, start func(*file) (after uint64, ok bool)) ([]Entry, error) {
+	f.reading.Lock()
+	defer f.reading.Unlock()
+	s.mu.Lock()
+	after, ok := start(f)
+	skip := !ok || f.counters.pending == 0
+	owed := f.owedAfter(after)
+	s.mu.Unlock()
+	if skip {
+		return dst, nil
+	}
+	out, err := f.peek(dst, after, owed, maxRecords, maxBytes)
+	if err == nil && len(out) > len(dst) {
+		s.mu.Lock()
+		f.peeked = max(f.peeked, out[len(out)-1].Pos.seq)
+		s.mu.Unlock()
+	}
+	return out, err
 }
 
 func (s *Spool) isGone(f *file) bool {
@@ -102,34 +113,40 @@ func (s *Spool) isGone(f *file) bool {
 }
 
 // peek reads records after a sequence, but for those that are owed.
+//
+// The checksum of an intact record covers its sequence. That of a damaged one may
+// be too high, and whoever acknowledges everything up to there would take records
+// along that nobody has seen: it is returned only when an intact record after it,
+// or the end, shows that it is in order.
 func (f *file) peek(dst []Entry, after uint64, owed map[uint64]bool, maxRecords, maxBytes int) ([]Entry, error) {
 	out := dst
+	sure := len(dst) // of out
 	err := f.view(func(tx *bolt.Tx, records *bolt.Bucket) error {
+		now, err := parseCounters(tx.Bucket(metaBucket).Get(countersKey))
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrCorrupt, err)
+		}
 		var slab []byte
-		total, last := 0, after
+		total, last, full := 0, after, false
 		c := records.Cursor()
 		key, v := c.Seek(appendKey(nil, after+1))
+		if err := inOrderBefore(records, key == nil, after); err != nil {
+			return err
+		}
 		if key == nil {
 			// Nothing after the cursor. If there is nothing at all although the
 			// counters of this same transaction promise something, pages are gone.
-			if first, _ := c.First(); first != nil {
-				return nil
-			}
-			now, err := parseCounters(tx.Bucket(metaBucket).Get(countersKey))
-			if err != nil {
-				return fmt.Errorf("%w: %w", ErrCorrupt, err)
-			}
-			if now.pending != 0 {
+			if first, _ := c.First(); first == nil && now.pending != 0 {
 				return fmt.Errorf("%w: %d pending records are missing", ErrCorrupt, now.pending)
 			}
+			return nil
 		}
 		for ; key != nil; key, v = c.Next() {
-			if len(key) != 8 || binary.BigEndian.Uint64(key) <= last {
-				// The damage may be in the key of the record before: by that it
-				// could not be taken out, and what comes after would be passed over.
-				for len(out) > len(dst) && out[len(out)-1].Err != nil {
-					out = out[:len(out)-1]
-				}
+			full = full || len(out)-len(dst) >= maxRecords
+			if full && sure == len(out) {
+				return nil
+			}
+			if len(key) != 8 || binary.BigEndian.Uint64(key) <= last || binary.BigEndian.Uint64(key) >= uint64(now.next) {
 				return fmt.Errorf("%w: keys are out of order", ErrCorrupt)
 			}
 			if len(out)-len(dst) == maxRecords {
@@ -143,8 +160,12 @@ func (f *file) peek(dst []Entry, after uint64, owed map[uint64]bool, maxRecords,
 				return fmt.Errorf("%w: record of %d bytes", ErrCorrupt, len(v))
 			}
 			record, at, err := parseValue(key, v)
-			if total += len(record); total > maxBytes && len(out) > len(dst) {
-				return nil
+			if err == nil {
+				sure = len(out)
+			}
+			total += len(record)
+			if full = full || total > maxBytes && len(out) > len(dst); full {
+				continue // to one that is intact
 			}
 			if cap(slab)-len(slab) < len(record) {
 				// One allocation for many records; the records copied so far keep
@@ -158,14 +179,44 @@ func (f *file) peek(dst []Entry, after uint64, owed map[uint64]bool, maxRecords,
 				e.Err = fmt.Errorf("%w: record %d in %q: %w", ErrCorrupt, last, f.path, err)
 			}
 			out = append(out, e)
+			if err == nil {
+				sure = len(out)
+			}
 		}
+		sure = len(out)
 		return nil
 	})
+	out = out[:sure]
 	if err != nil && len(out) > len(dst) && errors.Is(err, ErrCorrupt) {
 		// Deliver what is intact before the damage; the next Peek meets it again.
 		err = nil
 	}
 	return out, err
+}
+
+// pageRecords is more than a page of bbolt holds.
+const pageRecords = defaultPageSize/headerSize + 1
+
+// inOrderBefore returns ErrCorrupt unless the keys before the place that a search
+// for what comes after a sequence has found, the end or another, are in order and
+// not after it: where a key of the page is damaged, a search by halves passes over
+// what it looks for.
+func inOrderBefore(records *bolt.Bucket, end bool, after uint64) error {
+	c := records.Cursor()
+	key, _ := c.Last()
+	if !end {
+		c.Seek(appendKey(nil, after+1))
+		key, _ = c.Prev()
+	}
+	limit := after + 1
+	for n := 0; n < pageRecords && key != nil; n++ {
+		if len(key) != 8 || binary.BigEndian.Uint64(key) >= limit {
+			return fmt.Errorf("%w: keys are out of order", ErrCorrupt)
+		}
+		limit = binary.BigEndian.Uint64(key)
+		key, _ = c.Prev()
+	}
+	return nil
 }
 
 // Ack takes all records up to upTo, in the file of upTo, out of the queue: the

@@ -67,8 +67,13 @@ func (s *Spool) Settle(last Pos, placed []Pos, rejects []Reject) (wait func() er
 	switch {
 	case s.closing:
 		return func() error { return ErrClosed }
+	case f.salvaging:
+		f.owe(settlement{seqs: seqs, rejects: slices.Clone(rejects)})
+		return func() error {
+			return fmt.Errorf("acknowledge records of %q, which is set aside: %w", f.path, ErrCorrupt)
+		}
 	case f.gone:
-		s.placedElsewhere(settlement{seqs: seqs, rejects: rejects})
+		s.placedElsewhere(f, settlement{seqs: seqs, rejects: rejects})
 		err := fmt.Errorf("acknowledge records of %q, which was set aside: %w", f.path, ErrCorrupt)
 		return func() error { return err }
 	case len(seqs) == 0:

@@ -4,16 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 )
 
 // Errors of Enqueue and Append: nothing of the call was stored.
 var (
-	// ErrFull means that Options.MaxBytes of records are pending.
+	// ErrFull means that Options.MaxBytes of records are pending or rejected.
 	ErrFull = errors.New("spool is full")
 	// ErrBusy means that Options.QueueBytes of records wait for the disk.
 	ErrBusy = errors.New("spool is busy: the disk does not keep up")
@@ -23,6 +20,11 @@ var (
 	// ErrClosed means that Close was called.
 	ErrClosed = errors.New("spool is closed")
 )
+
+// ErrMemory is what becomes of records that were handed over with Hold while the
+// disk could not be written: they are in the queue, and end with the process unless
+// they are published, or on disk again, before.
+var ErrMemory = errors.New("in memory: the spool's disk cannot be written")
 
 // Errors of Open and Adopt, and of reading.
 var (
@@ -34,7 +36,8 @@ var (
 	ErrCorrupt = errors.New("spool file is damaged")
 )
 
-// WhenFull says what an append does when MaxBytes of records are pending.
+// WhenFull says what an append does when MaxBytes of records are pending or
+// rejected. It never waits for room.
 type WhenFull int
 
 const (
@@ -47,8 +50,9 @@ const (
 
 // Options of a spool. The zero value is usable.
 type Options struct {
-	// MaxBytes bounds the bytes of all pending records, those of adopted files
-	// included; 0 means no bound. Files are somewhat larger than their records.
+	// MaxBytes bounds the bytes of all pending and rejected records, those of
+	// adopted files included; 0 means no bound. Files are somewhat larger than
+	// their records.
 	MaxBytes int64
 	// WhenFull says what happens at MaxBytes.
 	WhenFull WhenFull
@@ -56,9 +60,12 @@ type Options struct {
 	// transaction; default 64 MiB.
 	QueueBytes int64
 	// SegmentBytes is the size at which the next file is begun; default
-	// 128 MiB. It also bounds what a relay that reads a long backlog keeps
+	// 64 MiB. It also bounds what a relay that reads a long backlog keeps
 	// mapped.
 	SegmentBytes int64
+	// MemoryBytes bounds the records that Hold keeps in memory while the disk
+	// cannot be written; default 0, none. With it, Open does not fail.
+	MemoryBytes int64
 	// OnAdopt, if set, is called by Adopt for each record that a process which
 	// is gone appended in its last two minutes, newest first, before Peek
 	// returns them: whoever is offered the same again can know. It reads the
@@ -70,7 +77,7 @@ type Options struct {
 
 const (
 	defaultQueueBytes   = 64 << 20
-	defaultSegmentBytes = 128 << 20
+	defaultSegmentBytes = 64 << 20
 	defaultPageSize     = 4096
 	// groupBytes bounds one transaction, so that the first appender of a burst
 	// does not wait for the last.
@@ -102,11 +109,14 @@ type Spool struct {
 	wake    chan struct{} // cap 1: there is work for the committer
 	stopped chan struct{} // the committer has ended
 	adopt   sync.Mutex    // one Adopt at a time
+	tried   time.Time     // the committer's: when the disk was last tried; see mend
 
 	mu      sync.Mutex
 	files   []*file // in the order of their names; the active one among them
 	active  *file   // nil after it was set aside and no other could be created
 	number  int     // of the active file
+	trouble error   // why the disk takes no records; nil while it does
+	foreign int     // files that the last Adopt could not read
 	appends []appendOp
 	tasks   []task
 	queued  int64 // bytes in appends, overhead included
@@ -119,6 +129,7 @@ type Spool struct {
 type appendOp struct {
 	records [][]byte
 	bytes   int64
+	hold    bool // in memory, if need be
 	done    func(error)
 }
 
@@ -141,32 +152,42 @@ type Stats struct {
 	RejectedBytes int64
 	Transactions  int64 // committed
 	Files         int   // open, the active one included
+	Settled       int64 // of Pending: records that left the queue with Settle and are in a file still, which the disk does not let go
+	InMemory      int64 // of Pending: records that are not on disk; see Hold
+	Unreadable    int   // files that the last Adopt could neither take over nor set aside
+
+	Trouble error // why the disk takes no records now; nil while it does
 
 	LastError     error // of a transaction, a rotation or a set-aside; nil if there was none
 	LastErrorTime time.Time
 }
 
 // Open creates dir if necessary and begins a file of this process in it. It
-// does not look at other files; see Adopt.
+// does not look at other files; see Adopt. With Options.MemoryBytes a directory
+// that cannot be written is no error: it is tried again every second, and
+// [Stats.Trouble] says what is wrong.
 func Open(dir string, opts Options) (*Spool, error) {
 	opts.setDefaults()
 	s := &Spool{
 		dir: dir, opts: opts, start: time.Now(),
 		ready: make(chan struct{}, 1), wake: make(chan struct{}, 1), stopped: make(chan struct{}),
 	}
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, fmt.Errorf("open spool: %w", err)
-		}
-		if err := syncDir(filepath.Dir(filepath.Clean(dir))); err != nil {
-			return nil, fmt.Errorf("open spool: %w", err)
-		}
-	}
 	if err := s.begin(); err != nil {
-		return nil, fmt.Errorf("open spool: %w", err)
+		if opts.MemoryBytes <= 0 {
+			return nil, fmt.Errorf("open spool: %w", err)
+		}
+		s.inTrouble(fmt.Errorf("open spool: %w", err))
 	}
 	go s.run()
 	return s, nil
+}
+
+// Limit replaces Options.MaxBytes and Options.WhenFull, for what is handed over
+// from now on.
+func (s *Spool) Limit(maxBytes int64, whenFull WhenFull) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.opts.MaxBytes, s.opts.WhenFull = maxBytes, whenFull
 }
 
 // Enqueue hands records over for the next transaction. When it returns an error
@@ -177,10 +198,23 @@ func Open(dir string, opts Options) (*Spool, error) {
 // The spool reads the records until done is called: do not change them. A nil
 // done is allowed.
 func (s *Spool) Enqueue(records [][]byte, done func(error)) error {
-	if done == nil {
-		done = func(error) {}
+	return s.enqueue(appendOp{records: records, done: done})
+}
+
+// Hold is Enqueue for records that nobody keeps whom the spool could tell to come
+// again: while the disk cannot be written they are kept in memory, up to
+// Options.MemoryBytes of them. done then gets an error that is [ErrMemory]. The
+// records are in the queue as all others are, and go to the disk when it can be
+// written again.
+func (s *Spool) Hold(records [][]byte, done func(error)) error {
+	return s.enqueue(appendOp{records: records, done: done, hold: true})
+}
+
+func (s *Spool) enqueue(op appendOp) error {
+	if op.done == nil {
+		op.done = func(error) {}
 	}
-	op := appendOp{records: records, done: done}
+	records := op.records
 	for _, r := range records {
 		op.bytes += int64(len(r))
 		if len(r) > maxRecordBytes {
@@ -197,7 +231,7 @@ func (s *Spool) Enqueue(records [][]byte, done func(error)) error {
 	case limit > 0 && op.bytes > limit:
 		s.mu.Unlock()
 		return s.refuse(len(records), ErrTooLarge)
-	case limit > 0 && s.opts.WhenFull == DropNewest && s.pendingBytes()+s.growing+op.bytes > limit:
+	case limit > 0 && s.opts.WhenFull == DropNewest && s.heldBytes()+s.growing+op.bytes > limit:
 		s.mu.Unlock()
 		return s.refuse(len(records), ErrFull)
 	case queued > s.opts.QueueBytes && len(s.appends) > 0:
@@ -246,8 +280,14 @@ func (s *Spool) Stats() Stats {
 		st.PendingBytes += f.counters.pendingBytes
 		st.RejectedHeld += f.counters.rejected
 		st.RejectedBytes += f.counters.rejectedSize
+		for _, o := range f.owed {
+			st.Settled += int64(len(o.seqs))
+		}
+		if f.volatile {
+			st.InMemory += f.counters.pending
+		}
 	}
-	st.Files = len(s.files)
+	st.Files, st.Unreadable, st.Trouble = len(s.files), s.foreign, s.trouble
 	return st
 }
 
@@ -262,11 +302,11 @@ func (s *Spool) Close() error {
 	return s.closed
 }
 
-// pendingBytes needs s.mu.
-func (s *Spool) pendingBytes() int64 {
+// heldBytes returns the bytes of what counts for Options.MaxBytes. It needs s.mu.
+func (s *Spool) heldBytes() int64 {
 	var n int64
 	for _, f := range s.files {
-		n += f.counters.pendingBytes
+		n += f.counters.pendingBytes + f.counters.rejectedSize
 	}
 	return n
 }

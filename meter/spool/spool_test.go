@@ -5,9 +5,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -258,7 +260,7 @@ func image(t *testing.T, n int) []byte {
 }
 
 // adoptImage adopts a file with these bytes and drains it.
-func adoptImage(t *testing.T, data []byte) (numbers []int, s *Spool) {
+func adoptImage(t *testing.T, data []byte) (numbers []int, damaged int, s *Spool) {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "0000000000001-1-000001"+suffix), data, 0o600); err != nil {
@@ -268,13 +270,13 @@ func adoptImage(t *testing.T, data []byte) (numbers []int, s *Spool) {
 	if _, err := s.Adopt(); err != nil && !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrFormat) {
 		t.Errorf("neither damage nor another format: %v", err)
 	}
-	numbers, _ = drain(t, s)
+	numbers, damaged = drain(t, s)
 	checkBalance(t, s)
 	appendNumbers(t, s, 1_000_000, 1_000_001) // whatever it was, the spool goes on
 	if got, _ := drain(t, s); len(got) != 1 {
 		t.Errorf("the spool is stuck: %v", got)
 	}
-	return numbers, s
+	return numbers, damaged, s
 }
 
 // TestATruncatedFileGivesWhatIsIntactOrIsSetAside cuts a file at every 512 bytes.
@@ -283,7 +285,7 @@ func TestATruncatedFileGivesWhatIsIntactOrIsSetAside(t *testing.T) {
 	const n = 60
 	data := image(t, n)
 	for size := 0; size < len(data); size += 512 {
-		got, s := adoptImage(t, data[:size])
+		got, _, s := adoptImage(t, data[:size])
 		for i, number := range got {
 			if number != i {
 				t.Fatalf("cut at %d: record %d is number %d", size, i, number)
@@ -298,11 +300,14 @@ func TestATruncatedFileGivesWhatIsIntactOrIsSetAside(t *testing.T) {
 }
 
 // TestABitFlipIsNeverPassedOn flips a bit in every 512 bytes of a file, and everywhere in its first pages, which say where
-// everything is.
+// everything is. What is missing is told: it is rejected as damaged, or its file is set aside or of another format; and it is no more than
+// the page holds that the flip is in, but for the roots. Only a flip
+// in the newer meta page may undo the last transaction without a word.
 func TestABitFlipIsNeverPassedOn(t *testing.T) {
 	t.Parallel()
-	const n = 60
+	const n, perPage = 60, 13
 	data := image(t, n)
+	roots := map[int]bool{} // pages without which more is out of reach than what they hold
 	var offsets []int
 	for at := 0; at < len(data); at += 512 {
 		offsets = append(offsets, at, at+100, at+511)
@@ -316,7 +321,7 @@ func TestABitFlipIsNeverPassedOn(t *testing.T) {
 		}
 		flipped := bytes.Clone(data)
 		flipped[at] ^= 1 << (at % 8)
-		got, s := adoptImage(t, flipped)
+		got, damaged, s := adoptImage(t, flipped)
 		last := -1
 		for _, number := range got {
 			if number <= last || number >= n {
@@ -324,7 +329,21 @@ func TestABitFlipIsNeverPassedOn(t *testing.T) {
 			}
 			last = number
 		}
+		aside, err := filepath.Glob(filepath.Join(s.dir, "*"+damagedSuffix+"*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := len(got)+damaged == n || len(aside) > 0 || s.Stats().Unreadable > 0
+		if at >= 8192 && len(got) < n-perPage {
+			roots[at/4096] = true
+		}
+		if undone := at < 8192 && len(got) == n-5; !told && !undone {
+			t.Errorf("flip at %d: %d of %d records, %d damaged, and nothing tells: %+v", at, len(got), n, damaged, s.Stats())
+		}
 		s.Close()
+	}
+	if len(roots) > 2 { // of the file and of its records
+		t.Errorf("a flip in any of the pages %v loses more than that page", slices.Collect(maps.Keys(roots)))
 	}
 }
 
@@ -347,13 +366,52 @@ func TestAFileOfAnotherFormatIsLeftAlone(t *testing.T) {
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
 	s := openSpool(t, dir, Options{})
-	if _, err := s.Adopt(); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "spool 9") {
-		t.Errorf("%v, want the format that it is", err)
+	for range 2 {
+		if _, err := s.Adopt(); !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), "spool 9") || !strings.Contains(err.Error(), path) {
+			t.Errorf("%v, want the format that it is", err)
+		}
+		if st := s.Stats(); st.Unreadable != 1 {
+			t.Errorf("%+v", st)
+		}
 	}
-	if _, err := os.Stat(path); err != nil {
-		t.Error(err)
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {
+		t.Error("the file is not as it was", err)
 	}
+	if err := Check(path); !errors.Is(err, ErrFormat) {
+		t.Errorf("Check says %v", err)
+	}
+	if err := Check(s.active.path); err != nil {
+		t.Errorf("Check of a file in use says %v", err)
+	}
+	if err := os.Remove(path); err != nil { // the version that wrote it has published it
+		t.Fatal(err)
+	}
+	if _, err := s.Adopt(); err != nil || s.Stats().Unreadable != 0 {
+		t.Error(err, s.Stats())
+	}
+}
+
+// TestAFileFromTheFutureIsAdopted is what a clock that was put back leaves.
+func TestAFileFromTheFutureIsAdopted(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "9999999999999-1-000001"+suffix), image(t, 20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := openSpool(t, dir, Options{})
+	appendNumbers(t, s, 100, 110)
+	if n, err := s.Adopt(); n != 20 || err != nil {
+		t.Error(n, err)
+	}
+	appendNumbers(t, s, 110, 120)
+	got, _ := drain(t, s)
+	checkNumbers(t, got[:20], 100, 120)
+	checkNumbers(t, got[20:], 0, 20)
+	checkBalance(t, s)
 }
 
 func TestAFullSpoolRefusesTheNewestOrEvictsTheOldest(t *testing.T) {
@@ -382,6 +440,45 @@ func TestAFullSpoolRefusesTheNewestOrEvictsTheOldest(t *testing.T) {
 		}
 		got, _ := drain(t, s)
 		checkNumbers(t, got, 30, 50)
+	})
+	for _, whenFull := range []WhenFull{DropNewest, DropOldest} {
+		t.Run(fmt.Sprintf("what was rejected takes room, %d", whenFull), func(t *testing.T) {
+			s := openSpool(t, t.TempDir(), Options{MaxBytes: 6000, WhenFull: whenFull})
+			appendNumbers(t, s, 0, 18)
+			entries, err := s.Peek(nil, 18, 1<<20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var rejects []Reject
+			for _, e := range entries {
+				rejects = append(rejects, Reject{e.Pos, "expired"})
+			}
+			if err := s.Ack(entries[17].Pos, rejects...); err != nil {
+				t.Fatal(err)
+			}
+			appendNumbers(t, s, 18, 20)
+			if whenFull == DropOldest {
+				appendNumbers(t, s, 20, 22) // in place of the two
+			}
+			if err := s.Append(t.Context(), number(22), number(23), number(24)); !errors.Is(err, ErrFull) {
+				t.Errorf("%v, want %v", err, ErrFull)
+			}
+			checkBalance(t, s)
+			if st := s.Stats(); st.Rejected != 18 || st.Pending != 2 {
+				t.Errorf("%+v", st)
+			}
+		})
+	}
+	t.Run("bounds that change", func(t *testing.T) {
+		s := openSpool(t, t.TempDir(), Options{MaxBytes: 3000})
+		appendNumbers(t, s, 0, 10)
+		s.Limit(6000, DropNewest)
+		appendNumbers(t, s, 10, 20)
+		s.Limit(3000, DropOldest)
+		appendNumbers(t, s, 20, 21)
+		got, _ := drain(t, s)
+		checkNumbers(t, got, 11, 21)
+		checkBalance(t, s)
 	})
 	t.Run("a record larger than the bound", func(t *testing.T) {
 		s := openSpool(t, t.TempDir(), Options{MaxBytes: 100})

@@ -29,6 +29,7 @@ type View struct {
 	Started time.Time // when that process began, by the file's name
 	InUse   bool      // a living process has the file locked
 	Damaged bool      // the file was set aside as damaged before
+	Foreign bool      // the file is of another format
 	// Moving means that the process wrote to the file all the time it was copied:
 	// pending records may be missing in the view, or be unreadable. The counts
 	// below are right.
@@ -52,15 +53,16 @@ func Files(dir string) ([]string, error) {
 	}
 	var paths []string
 	for _, e := range entries {
-		if name := e.Name(); !e.IsDir() && (strings.HasSuffix(name, suffix) || isDamaged(name)) {
+		if name := e.Name(); !e.IsDir() && (strings.HasSuffix(name, suffix) || IsDamaged(name)) {
 			paths = append(paths, filepath.Join(dir, name))
 		}
 	}
 	return paths, nil
 }
 
-func isDamaged(name string) bool {
-	_, number, ok := strings.Cut(name, suffix+damagedSuffix)
+// IsDamaged reports whether a file is called as those that were set aside are.
+func IsDamaged(path string) bool {
+	_, number, ok := strings.Cut(filepath.Base(path), suffix+damagedSuffix)
 	_, err := strconv.Atoi("0" + number)
 	return ok && err == nil
 }
@@ -68,7 +70,7 @@ func isDamaged(name string) bool {
 // Look opens a view of the spool file at path. A damaged file is [ErrCorrupt]:
 // the view then tells what its name and size do, and must be closed all the same.
 func Look(path string) (v *View, err error) {
-	v = &View{Path: path, Damaged: isDamaged(filepath.Base(path)), file: file{path: path}}
+	v = &View{Path: path, Damaged: IsDamaged(path), file: file{path: path}}
 	if parts := strings.SplitN(filepath.Base(path), "-", 3); len(parts) == 3 {
 		if ms, err := strconv.ParseInt(parts[0], 10, 64); err == nil {
 			v.Started = time.UnixMilli(ms)
@@ -80,8 +82,8 @@ func Look(path string) (v *View, err error) {
 		return v, fmt.Errorf("look at spool file: %w", err)
 	}
 	v.Size = info.Size()
-	if err := v.open(); err != nil {
-		v.broken = errors.Is(err, ErrCorrupt)
+	if err := v.open(v.copy); err != nil {
+		v.broken, v.Foreign = errors.Is(err, ErrCorrupt), errors.Is(err, ErrFormat)
 		return v, fmt.Errorf("look at spool file %q: %w", path, err)
 	}
 	c := v.file.counters
@@ -89,14 +91,29 @@ func Look(path string) (v *View, err error) {
 	return v, nil
 }
 
-func (v *View) open() (err error) {
+// Check returns what is wrong with the file at path as a whole, [ErrFormat] or
+// [ErrCorrupt], without reading its records. Of a file that a living process uses
+// it knows nothing wrong.
+func Check(path string) error {
+	v := &View{Path: path, file: file{path: path}}
+	err := v.open(func(string) (*os.File, error) { return nil, ErrLocked })
+	v.broken = errors.Is(err, ErrCorrupt)
+	_ = v.Close() // it was only read
+	if err == nil || errors.Is(err, ErrLocked) {
+		return nil
+	}
+	return fmt.Errorf("look at spool file %q: %w", path, err)
+}
+
+// open opens the file, or what inUse returns where a living process uses it.
+func (v *View) open(inUse func(path string) (*os.File, error)) (err error) {
 	defer guard(&err)()
 	err = v.openBolt(func(name string, _ int, mode os.FileMode) (*os.File, error) {
 		return os.OpenFile(name, os.O_RDONLY, mode)
 	})
 	if errors.Is(err, berrors.ErrTimeout) {
 		v.InUse = true
-		err = v.openBolt(func(name string, _ int, _ os.FileMode) (*os.File, error) { return v.copy(name) })
+		err = v.openBolt(func(name string, _ int, _ os.FileMode) (*os.File, error) { return inUse(name) })
 	}
 	switch {
 	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrVersionMismatch), errors.Is(err, berrors.ErrChecksum):

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"kafka-metering/meter/relay"
+	"kafka-metering/meter/spool"
 )
 
 const doctorAbout = `Looks at everything that the plugin server needs, from where it runs: brokers, TLS, authentication, topics and their settings, the
@@ -221,6 +222,7 @@ func (d *doctor) disk() {
 	if info.Mode().Perm()&0o077 != 0 {
 		d.note(check, checkWarning, "%s may be read by others (mode %04o): events name customers; chmod 700", d.spool, info.Mode().Perm())
 	}
+	d.spoolFiles(check)
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(d.spool, &fs); err != nil {
 		d.note(check, checkWarning, "%s: its free space is not known: %v", d.spool, err)
@@ -232,6 +234,32 @@ func (d *doctor) disk() {
 		return
 	}
 	d.note(check, checkOK, "%s can be written, %.1f GiB free", d.spool, float64(free)/(1<<30))
+}
+
+// spoolFiles looks for files that no process can take over.
+func (d *doctor) spoolFiles(check string) {
+	dirs, err := spoolDirs(d.spool)
+	if err != nil {
+		d.note(check, checkWarning, "%v", err)
+		return
+	}
+	for _, dir := range dirs {
+		files, err := spool.Files(dir)
+		if err != nil {
+			d.note(check, checkWarning, "%v", err)
+			continue
+		}
+		for _, path := range files {
+			switch err := spool.Check(path); {
+			case errors.Is(err, spool.ErrFormat):
+				d.note(check, checkProblem, "%v: %s", err, otherVersion)
+			case spool.IsDamaged(path):
+				d.note(check, checkWarning, "%s is damaged and was set aside: kafka-metering spool verify says what is wrong, kafka-metering spool export what is intact; then move it away", path)
+			case err != nil:
+				d.note(check, checkWarning, "%v", err)
+			}
+		}
+	}
 }
 
 // clock looks at whether the machine's clock is kept right: the times of events are its.

@@ -105,6 +105,9 @@ func spoolDirs(dir string) ([]string, error) {
 	return dirs, nil
 }
 
+// otherVersion says what to do about a file of another format.
+const otherVersion = "nothing is wrong with it; kafka-metering spool replay of the version that wrote it publishes it"
+
 // look opens a view of a spool file; nil and no error where the file is gone meanwhile, which is how files end.
 func look(path string) (*spool.View, error) {
 	v, err := spool.Look(path)
@@ -116,6 +119,8 @@ func look(path string) (*spool.View, error) {
 		return nil, nil
 	case errors.Is(err, fs.ErrPermission):
 		err = fmt.Errorf("%w (run this as the user that Kong runs as)", err)
+	case errors.Is(err, spool.ErrFormat):
+		err = fmt.Errorf("%w: %s", err, otherVersion)
 	}
 	return v, err
 }
@@ -127,6 +132,8 @@ func owner(v *spool.View) string {
 		return fmt.Sprintf("process %d", v.PID)
 	case v.Damaged:
 		return "set aside"
+	case v.Foreign:
+		return "other version"
 	default:
 		return "gone"
 	}

@@ -14,7 +14,7 @@ const spoolLsAbout = `Lists spool files: whose they are, how many records wait i
   kafka-metering spool ls /var/lib/kafka-metering
 
 The owner is the living process that uses a file, or "gone": the next process of the same connection adopts it, and so does
-kafka-metering spool replay. A file that is damaged was set aside; kafka-metering spool verify says what is in it.`
+kafka-metering spool replay. "other version" has a format that this version does not know: leave it to the one that wrote it. A file that is damaged was set aside; kafka-metering spool verify says what is in it.`
 
 // runSpoolLs runs the command spool ls.
 func runSpoolLs(args []string, out, errs io.Writer) error {

@@ -20,7 +20,8 @@ import (
 )
 
 const spoolReplayAbout = `Publishes what processes that are gone have left in the spool of one connection, and, with -rejected, once more what Kafka
-refused for good, after you have mended the reason. Files of a living process are left to it.
+refused for good, after you have mended the reason, or what was too old (queue.max_event_age), if whoever bills wants it all
+the same. Files of a living process are left to it.
 
   kafka-metering spool replay -config /etc/kong/kafka-metering.yml
   kafka-metering spool replay -brokers kafka-1:9092,kafka-2:9092 /usr/local/kong/kafka-metering.spool/kafka-gone-0a1b2c3d
@@ -226,13 +227,15 @@ func (x *replayer) run(ctx context.Context) (err error) {
 	}
 	stopped := x.publish(ctx, s, r)
 	published, left := r.Stats(), s.Stats()
-	fmt.Fprintf(x.out, "%s published, %d dead-lettered, %d rejected, %d left in the spool\n",
-		count(published.Published, "record"), published.DeadLettered, published.Rejected, left.Pending)
+	fmt.Fprintf(x.out, "%s published, %d dead-lettered, %d rejected, %d expired, %d left in the spool\n",
+		count(published.Published, "record"), published.DeadLettered, published.Rejected, published.Expired, left.Pending)
 	switch {
 	case stopped != nil && left.Pending > 0 && published.LastError != nil:
 		return fmt.Errorf("%w: %w", stopped, published.LastError)
 	case stopped != nil && left.Pending > 0:
 		return stopped
+	case published.Expired > 0:
+		return fmt.Errorf("%s older than queue.max_event_age: kafka-metering spool replay -rejected publishes what stays in the spool after all", count(published.Expired, "record"))
 	case published.Rejected > 0:
 		return fmt.Errorf("kafka refused %s for good: kafka-metering spool export -rejected %s says why", count(published.Rejected, "record"), x.dir)
 	}
@@ -341,7 +344,7 @@ func (x *replayer) publish(ctx context.Context, s *spool.Spool, r *relay.Relay) 
 			}
 		case <-tick.C:
 			st := r.Stats()
-			if n := st.Published + st.DeadLettered + st.Rejected; n > forward {
+			if n := st.Published + st.DeadLettered + st.Rejected + st.Expired; n > forward {
 				forward, since = n, time.Now()
 			}
 			p.say(func() string {

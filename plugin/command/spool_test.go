@@ -242,6 +242,52 @@ func TestSpoolVerifyNamesTheFileThatIsDamaged(t *testing.T) {
 	}
 }
 
+// TestSpoolCommandsLeaveAFileOfAnotherVersionToIt has one file of a format that is not known, and one that is.
+func TestSpoolCommandsLeaveAFileOfAnotherVersionToIt(t *testing.T) {
+	dir := t.TempDir()
+	closeSpool(t, fillSpool(t, filepath.Join(dir, "a"), 5, 0))
+	closeSpool(t, fillSpool(t, filepath.Join(dir, "b"), 7, 0))
+	files, err := spool.Files(filepath.Join(dir, "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	data = bytes.ReplaceAll(data, []byte("kafka-metering spool 1"), []byte("kafka-metering spool 2"))
+	if err := os.WriteFile(files[0], data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const advice = "kafka-metering spool replay of the version that wrote it publishes it"
+	out, errs, err := runSpoolTest(t, "ls", dir)
+	if err == nil {
+		t.Error("ls lists all")
+	}
+	wants(t, "ls", out, filepath.Base(files[0])+"  other version  ?", "gone           7")
+	wants(t, "ls", errs, `unknown format of spool file: "kafka-metering spool 2"`, advice)
+	out, _, err = runSpoolTest(t, "verify", dir)
+	if err == nil || !strings.Contains(err.Error(), "1 file of 2 of another version") {
+		t.Error(err)
+	}
+	wants(t, "verify", out, "unknown  "+files[0], advice, "ok  ")
+	_, errs, err = runSpoolTest(t, "export", dir)
+	if err == nil {
+		t.Error("export exports all")
+	}
+	wants(t, "export", errs, advice)
+	d := doctor{spool: dir}
+	d.disk()
+	var told []string
+	for _, r := range d.results {
+		told = append(told, fmt.Sprintf("%s %s: %s", r.Verdict, r.Check, r.Text))
+	}
+	wants(t, "doctor", strings.Join(told, "\n"), "problem spool: ", files[0], advice)
+	if after, err := os.ReadFile(files[0]); err != nil || !bytes.Equal(data, after) {
+		t.Error("the file is not as it was", err)
+	}
+}
+
 func TestSpoolReplayPublishesWhatADeadProcessLeftAndNothingElse(t *testing.T) {
 	broker, ids := kafka(t)
 	dir := t.TempDir()
@@ -263,7 +309,7 @@ func TestSpoolReplayPublishesWhatADeadProcessLeftAndNothingElse(t *testing.T) {
 	if err != nil {
 		t.Fatal(out, errs, err)
 	}
-	wants(t, "the result", out, "100 pending records of processes that are gone", "100 records published, 0 dead-lettered, 0 rejected, 0 left")
+	wants(t, "the result", out, "100 pending records of processes that are gone", "100 records published, 0 dead-lettered, 0 rejected, 0 expired, 0 left")
 	if d := cmp.Diff(numbers(20, 120), ids()); d != "" {
 		t.Error(d)
 	}

@@ -29,7 +29,7 @@ func runSpoolVerify(args []string, out, errs io.Writer) error {
 		fmt.Fprintln(out, "no spool files: nothing is pending")
 	}
 	p := newPace(errs)
-	var damaged, unsure int64
+	var damaged, unsure, foreign int64
 	for i, path := range paths {
 		v, err := look(path)
 		if v == nil {
@@ -49,6 +49,9 @@ func runSpoolVerify(args []string, out, errs io.Writer) error {
 		switch {
 		case err == nil:
 			fmt.Fprintf(out, "ok       %s: %d pending, %d rejected (%s)\n", path, v.Pending, v.Rejected, owner(v))
+		case v.Foreign:
+			foreign++
+			fmt.Fprintf(out, "unknown  %s\n         %v\n", path, err)
 		case v.Moving:
 			unsure++
 			fmt.Fprintf(out, "moving   %s\n", path)
@@ -64,6 +67,9 @@ func runSpoolVerify(args []string, out, errs io.Writer) error {
 	}
 	if damaged > 0 {
 		return fmt.Errorf("%s of %d damaged or not readable: keep copies, and see what kafka-metering spool export FILE still finds", count(damaged, "file"), len(paths))
+	}
+	if foreign > 0 {
+		return fmt.Errorf("%s of %d of another version, and not verified", count(foreign, "file"), len(paths))
 	}
 	if unsure > 0 {
 		return errors.New("not every file could be verified: try again when there is less traffic")
