@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -70,7 +71,9 @@ func BenchmarkRealKafkaDrain(b *testing.B) {
 		took := time.Since(began).Seconds()
 		b.StopTimer()
 		cancel()
-		<-ended
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			b.Error(err)
+		}
 		if st := r.Stats(); st.Published != backlog {
 			b.Fatalf("%+v", st)
 		}

@@ -359,7 +359,7 @@ func TestRealKafkaWithoutOneOfTwoTopics(t *testing.T) {
 	f := newFault(t, kafkatest.Shared(t), Settings{})
 	missing := f.topic + "-missing"
 	other := startLoad(t, f.spool, missing)
-	f.fails(`topic "`+missing+`" does not exist`)
+	f.fails(`topic "` + missing + `" does not exist`)
 	before := f.relay.Stats()
 	f.progress()
 	if st := f.relay.Stats(); st.Blocked == 0 || before.Blocked == 0 {

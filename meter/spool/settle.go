@@ -25,12 +25,10 @@ func (p Pos) path() string {
 // PeekFrom is Peek from a record on, whether or not Settle has passed it over.
 func (s *Spool) PeekFrom(from Pos, dst []Entry, maxRecords, maxBytes int) ([]Entry, error) {
 	return s.peek(dst, maxRecords, maxBytes, func(f *file) (after uint64, ok bool) {
-		switch {
-		case f == from.file:
+		if f == from.file {
 			return max(f.acked, from.seq-1), true
-		default:
-			return f.acked, f.path > from.path()
 		}
+		return f.acked, f.path > from.path()
 	})
 }
 
