@@ -286,10 +286,12 @@ func TestATruncatedFileGivesWhatIsIntactOrIsSetAside(t *testing.T) {
 	data := image(t, n)
 	for size := 0; size < len(data); size += 512 {
 		got, _, s := adoptImage(t, data[:size])
-		for i, number := range got {
-			if number != i {
-				t.Fatalf("cut at %d: record %d is number %d", size, i, number)
+		last := -1
+		for _, number := range got { // what is missing was in pages that are cut off, wherever bbolt had put them
+			if number <= last || number >= n {
+				t.Fatalf("cut at %d: number %d after %d", size, number, last)
 			}
+			last = number
 		}
 		left, err := filepath.Glob(filepath.Join(s.dir, "*"+damagedSuffix+"*"))
 		if err != nil || len(got) < n && len(left) == 0 && size > 0 {
