@@ -194,6 +194,9 @@ func TestWhateverFailsNothingIsLostAndEveryKeyKeepsItsOrder(t *testing.T) {
 			if st.Blocked != 0 || st.DeadLettered+st.Rejected != int64(poison) {
 				t.Errorf("%d were poison: %+v", poison, st)
 			}
+			if placed := st.Published + st.DeadLettered + st.Rejected; placed != s.Stats().Appended {
+				t.Errorf("%d of %d records have a place: %+v", placed, s.Stats().Appended, st)
+			}
 			f.mu.Lock()
 			defer f.mu.Unlock()
 			seen, last := map[string]bool{}, map[string]int{}
@@ -217,6 +220,9 @@ func TestWhateverFailsNothingIsLostAndEveryKeyKeepsItsOrder(t *testing.T) {
 			}
 			if want := int(s.Stats().Appended) - poison; len(seen) != want {
 				t.Errorf("%d of %d records were taken", len(seen), want)
+			}
+			if st := s.Stats(); st.LastError != nil {
+				t.Errorf("spool: %v", st.LastError)
 			}
 			t.Logf("%d records in %d calls, %d taken, %d sent again", s.Stats().Appended, f.calls, len(f.took), st.Retried)
 		})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"kafka-metering/meter/spool"
@@ -268,7 +269,8 @@ func (w *loop) conclude(worst error) {
 // those that can be written: their records are then read again.
 func (w *loop) probe(ctx context.Context, due []lane) {
 	var entries []spool.Entry
-	var tried, open []lane
+	var open []lane
+	tried := map[lane]int{} // index of its record
 	for _, at := range due {
 		first := w.lanes.held[at].first
 		found, err := w.queue.PeekFrom(first, nil, 1, w.settings.MaxBatchBytes)
@@ -276,15 +278,25 @@ func (w *loop) probe(ctx context.Context, due []lane) {
 			open = append(open, at) // it was evicted, or the reader will meet the error
 			continue
 		}
-		entries, tried = append(entries, found[0]), append(tried, at)
+		// Two lanes have one record where its topic has got more partitions meanwhile.
+		i := slices.IndexFunc(entries, func(e spool.Entry) bool { return e.Pos.Compare(first) == 0 })
+		if i < 0 {
+			i, entries = len(entries), append(entries, found[0])
+		}
+		tried[at] = i
 	}
 	b := newBatch(entries, &w.settings)
 	reached := w.attempt(ctx, b, func(string, int, int) bool { return false })
-	for i, at := range tried {
-		it := &b.items[i]
-		if it.state != alive && it.state != dead && (it.state != left || it.lane != at) {
+	for _, at := range due {
+		i, ok := tried[at]
+		if !ok {
+			continue
+		}
+		if it := &b.items[i]; it.state != alive && it.state != dead && (it.state != left || it.lane != at) {
 			open = append(open, at)
 		}
+	}
+	for i := range b.items {
 		w.settle(spool.Pos{}, &batch{items: b.items[i : i+1]})
 	}
 	for _, at := range open {
