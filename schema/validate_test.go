@@ -149,7 +149,7 @@ func TestValidateCompletesAsKongDoes(t *testing.T) {
 		"producer_compression":                      "zstd",
 		"queue": map[string]any{
 			"max_batch_size": int64(7), "max_coalescing_delay": 0.05, "max_bytes": int64(10737418240), "max_retry_delay": 30.0,
-			"when_full": "drop_newest",
+			"when_full": "drop_newest", "max_event_age": 0.0,
 		},
 		"format": "cloudevents_structured",
 		"subject": map[string]any{
