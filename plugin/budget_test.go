@@ -8,7 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-		"sync"
+	"sync"
 	"testing"
 	"time"
 

@@ -10,6 +10,7 @@ import (
 
 	"kafka-metering/meter"
 	"kafka-metering/plugin/command"
+	"kafka-metering/plugin/record"
 	"kafka-metering/schema"
 )
 
@@ -43,9 +44,7 @@ func newEvaluator(config []byte) (command.Evaluator, error) {
 		return nil, err
 	}
 	in, problems := p.compile(c)
-	if c.Subject.OnMissing == string(meter.MissingDeadLetter) {
-		in.deadLetter = new(sequence)
-	}
+	in.deadLetter = c.Subject.OnMissing == string(meter.MissingDeadLetter)
 	return evaluator{in}, errors.Join(problems...)
 }
 
@@ -73,14 +72,12 @@ func (e evaluator) Observe(log, body []byte) (*meter.Observation, error) {
 // Records returns the Kafka records of an observation, without what belongs to the moment of recording.
 func (e evaluator) Records(o *meter.Observation) ([]command.Record, meter.Result) {
 	r := e.in.program.Events(o)
-	_, dead := e.in.numbers(&r)
+	dead := e.in.dead(&r)
 	var records []command.Record
 	for i := range r.Events {
-		var enc encoder
-		enc.set(&r.Events[i], e.in.topic, e.in.binary)
+		of := record.Of(&r.Events[i], e.in.topic, e.in.binary)
 		records = append(records, command.Record{
-			Topic: enc.record.Topic, Key: string(enc.record.Key), Binary: e.in.binary, Dead: dead,
-			Headers: enc.record.Headers, Value: enc.record.Value, Event: r.Events[i],
+			Topic: of.Topic, Key: string(of.Key), Binary: e.in.binary, Dead: dead, Headers: of.Headers, Value: of.Value, Event: r.Events[i],
 		})
 	}
 	return records, r

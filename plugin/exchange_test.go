@@ -20,6 +20,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"kafka-metering/meter/relay"
+	"kafka-metering/plugin/record"
 	"kafka-metering/schema"
 )
 
@@ -34,6 +35,7 @@ func (s saved) Body() ([]byte, error)      { return s.body, nil }
 // collector is a sink that keeps records in memory.
 type collector struct {
 	mu      sync.Mutex
+	numbers *record.Numbers // as a spool has them numbered
 	records []relay.Record
 }
 
@@ -43,11 +45,12 @@ func (c *collector) Enqueue(records [][]byte, done func(error)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, b := range records {
-		record, err := relay.ParseRecord(bytes.Clone(b))
+		c.numbers.Append(b)
+		r, err := relay.ParseRecord(bytes.Clone(b))
 		if err != nil {
 			return err
 		}
-		c.records = append(c.records, record)
+		c.records = append(c.records, r)
 	}
 	done(nil)
 	return nil
@@ -72,8 +75,8 @@ func testInstance(t testing.TB, p *process, config string) (*instance, *collecto
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}
-	sink := &collector{}
-	in.handOverTo(sink, "", c)
+	sink := &collector{numbers: record.NewNumbers(p.now, p.runStart)}
+	in.handOverTo(sink, c)
 	return in, sink
 }
 

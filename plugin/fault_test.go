@@ -113,6 +113,7 @@ func TestAProcessThatIsKilledAtRandomLosesNothing(t *testing.T) {
 	s.awaitPublished()
 	s.checkBalances()
 	l.check(t, broker)
+	s.checkProven(broker)
 }
 
 // within lets something happen for a while.

@@ -9,6 +9,7 @@ import (
 
 	"kafka-metering/meter"
 	"kafka-metering/meter/extract"
+	"kafka-metering/plugin/record"
 	"kafka-metering/schema"
 )
 
@@ -33,9 +34,8 @@ type instance struct {
 	topic      string
 	source     string
 	sink       sink
-	sequence   *sequence
-	deadLetter *sequence // of exchanges without a customer, where they go to the dead-letter topic; else nil
-	plugin     string    // Kong's id of it
+	deadLetter bool   // exchanges without a customer go to the dead-letter topic
+	plugin     string // Kong's id of it
 	problems   string
 }
 
@@ -63,7 +63,8 @@ func (p *process) newInstance(c *Config) *instance {
 	if c.Record {
 		in.recorder = p.recorder()
 	}
-	in.handOverTo(pipeline, pipeline.dir, c)
+	in.handOverTo(pipeline, c)
+	p.uses(pipeline, in.topic)
 	if err := errors.Join(problems...); err != nil {
 		text := fmt.Sprintf("kafka-metering: plugin %s: ", c.identity.PluginID) + strings.ReplaceAll(err.Error(), "\n", "; ")
 		in.problems = strings.ToValidUTF8(text[:min(len(text), 2048)], "")
@@ -75,11 +76,8 @@ func (p *process) newInstance(c *Config) *instance {
 }
 
 // handOverTo sets where the events go.
-func (in *instance) handOverTo(s sink, pipeline string, c *Config) {
-	in.sink, in.sequence = s, in.process.sequence(pipeline, in.topic, in.source, false)
-	if c.Subject.OnMissing == string(meter.MissingDeadLetter) {
-		in.deadLetter = in.process.sequence(pipeline, in.topic, in.source, true)
-	}
+func (in *instance) handOverTo(s sink, c *Config) {
+	in.sink, in.deadLetter = s, c.Subject.OnMissing == string(meter.MissingDeadLetter)
 }
 
 // compile is newInstance without the connection.
@@ -159,9 +157,9 @@ func (in *instance) record(o *meter.Observation, t *ticket) {
 		return
 	}
 	settled := make(chan struct{})
-	buffer := recordBuffers.Get().(*recordBuffer)
+	buffer := record.NewBuffer()
 	err := in.sink.Hold(in.encode(&r, buffer), func(err error) {
-		buffer.release()
+		buffer.Release()
 		if in.process.repeats(err) {
 			return
 		}
@@ -169,7 +167,7 @@ func (in *instance) record(o *meter.Observation, t *ticket) {
 		close(settled)
 	})
 	if err != nil {
-		buffer.release()
+		buffer.Release()
 	}
 	switch {
 	case in.process.repeats(err):
@@ -206,27 +204,25 @@ func (in *instance) evaluate(o *meter.Observation) (meter.Result, place) {
 	}
 }
 
-// encode numbers the events and returns their records, which are in b.
-func (in *instance) encode(r *meter.Result, b *recordBuffer) [][]byte {
+// encode returns the events' records, which are in b. The spool numbers them.
+func (in *instance) encode(r *meter.Result, b *record.Buffer) [][]byte {
 	now := in.process.now()
 	if r.NoStartTime {
 		r.SetTime(now)
 	}
-	numbers, dead := in.numbers(r)
-	numbers.number(r.Events)
 	recorded := meter.FormatTime(now)
 	for i := range r.Events {
-		r.Events[i].RecordedTime = recorded
+		r.Events[i].Sequence, r.Events[i].RecordedTime = record.Unnumbered, recorded
 	}
-	return b.encode(r.Events, in.topic, dead, in.binary)
+	return b.Encode(r.Events, in.topic, in.dead(r), in.binary)
 }
 
-// numbers returns the sequence of an exchange's events, and why they go to the dead-letter topic, if they do.
-func (in *instance) numbers(r *meter.Result) (_ *sequence, dead string) {
-	if r.SubjectMissing && in.deadLetter != nil {
-		return in.deadLetter, "no subject"
+// dead returns why an exchange's events go to the dead-letter topic, "" where they do not.
+func (in *instance) dead(r *meter.Result) string {
+	if r.SubjectMissing && in.deadLetter {
+		return record.DeadSubject
 	}
-	return in.sequence, ""
+	return ""
 }
 
 // wait waits for done at most handOverLimit; a nil done is done.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"kafka-metering/plugin/lane"
+	"kafka-metering/plugin/record"
 )
 
 const (
@@ -205,7 +206,7 @@ type laneSession struct {
 
 	// The memory of a batch, which the next one uses again.
 	exchanges []laneExchange
-	records   recordBuffer
+	records   record.Buffer
 }
 
 func (s *laneSession) run() error {

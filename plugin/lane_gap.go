@@ -13,6 +13,7 @@ import (
 
 	"kafka-metering/meter"
 	"kafka-metering/plugin/lane"
+	"kafka-metering/plugin/record"
 	"kafka-metering/schema"
 )
 
@@ -64,25 +65,23 @@ type gap struct {
 
 // gapEvent is a gap that is told through an instance.
 type gapEvent struct {
-	in     *instance
-	gap    gap
-	id     string
-	events []meter.Event // it, once it has a number
+	in  *instance
+	gap gap
+	id  string
 }
 
 // records returns the event's record. Its subject is the source: nobody is billed for it.
-func (g *gapEvent) records() [][]byte {
+func (g gapEvent) records() [][]byte {
 	data, err := json.Marshal(g.gap)
 	if err != nil {
 		panic("bug: " + err.Error())
 	}
 	now := meter.FormatTime(g.in.process.now())
-	g.events = []meter.Event{{
+	e := meter.Event{
 		ID: g.id, Source: g.in.source, Type: typeGap, Subject: g.in.source, Time: now, DataSchema: schema.DataSchema(typeGap),
-		RecordedTime: now, Data: data,
-	}}
-	g.in.sequence.number(g.events)
-	return new(recordBuffer).encode(g.events, g.in.topic, "", g.in.binary)
+		Sequence: record.Unnumbered, RecordedTime: now, Data: data,
+	}
+	return new(record.Buffer).Encode([]meter.Event{e}, g.in.topic, "", g.in.binary)
 }
 
 // gaps returns the events that tell of a batch's drops, and of the exchanges that are missing.

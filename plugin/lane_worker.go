@@ -167,7 +167,7 @@ func (b *laneBatch) skipKnown(p *process) {
 func (b *laneBatch) spool(gaps []gapEvent) (places []place, err error) {
 	places = make([]place, len(b.exchanges))
 	records := &b.session.records
-	records.reset() // of the last batch, which the spool has had
+	records.Reset() // of the last batch, which the spool has had
 	var groups []*handOver
 	groupOf := func(s sink) *handOver {
 		for _, g := range groups {
@@ -212,14 +212,8 @@ func (b *laneBatch) spool(gaps []gapEvent) (places []place, err error) {
 	recent := b.session.l.p.recent
 	for _, g := range groups {
 		for n, i := range g.exchanges {
-			switch {
-			case g.errs[n] == nil && i >= 0 && b.exchanges[i].id != "":
+			if g.errs[n] == nil && i >= 0 && b.exchanges[i].id != "" {
 				recent.add(b.exchanges[i].id)
-			case g.errs[n] != nil && i >= 0:
-				numbers, _ := b.exchanges[i].in.numbers(&b.exchanges[i].result)
-				numbers.giveBack(b.exchanges[i].result.Events)
-			case g.errs[n] != nil:
-				gaps[-1-i].in.sequence.giveBack(gaps[-1-i].events)
 			}
 		}
 	}

@@ -21,6 +21,7 @@ import (
 
 	"kafka-metering/meter/relay"
 	"kafka-metering/meter/spool"
+	"kafka-metering/plugin/record"
 )
 
 // adoptInterval is how often a pipeline looks for spool files of processes that are gone: after kong reload the old
@@ -110,7 +111,7 @@ func (l *pipeline) open() *opening {
 	o := &opening{began: time.Now(), done: make(chan struct{})}
 	l.tried, l.opening = l.p.now(), o
 	maxBytes, whenFull := l.queue.bounds()
-	options := spool.Options{MaxBytes: maxBytes, WhenFull: whenFull, MemoryBytes: memoryBytes, OnAdopt: l.p.recall}
+	options := spool.Options{MaxBytes: maxBytes, WhenFull: whenFull, MemoryBytes: memoryBytes, OnAdopt: l.p.recall, Journal: record.NewNumbers(l.p.now, l.p.runStart)}
 	s := l.spool
 	go func() {
 		var err error
@@ -308,7 +309,7 @@ func (l *pipeline) close(ctx context.Context) error {
 	}
 	var err error
 	if r != nil {
-		err = r.Drain(ctx)
+		err = errors.Join(s.Seal(), r.Drain(ctx)) // the last checkpoint is among what is published
 	}
 	stop()
 	l.running.Wait()

@@ -51,7 +51,8 @@ type process struct {
 
 	mu        sync.Mutex
 	pipelines map[string]*pipeline
-	sequences map[string]*sequence
+	topics    map[string][]string // that a pipeline, by its directory, has events for
+	lastRun   atomic.Int64        // see runStart
 	panics    atomic.Int64
 }
 
@@ -67,7 +68,7 @@ func newProcess(prefix string, log *slog.Logger) *process {
 		spoolDir:  filepath.Join(prefix, pluginName+".spool"),
 		file:      processFile{Connection: defaultConnection()},
 		openSpool: spool.Open,
-		pipelines: map[string]*pipeline{}, sequences: map[string]*sequence{},
+		pipelines: map[string]*pipeline{}, topics: map[string][]string{},
 	}
 	p.registerMetrics()
 	return p
@@ -137,6 +138,34 @@ func (p *process) pipeline(connection Connection, shared bool, v configVersion) 
 	}
 	p.mu.Unlock()
 	return running, running.configure(connection, v)
+}
+
+// uses remembers that events go to a topic through a pipeline.
+func (p *process) uses(l *pipeline, topic string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !slices.Contains(p.topics[l.dir], topic) {
+		p.topics[l.dir] = append(p.topics[l.dir], topic)
+		slices.Sort(p.topics[l.dir])
+	}
+}
+
+func (p *process) topicsOf(l *pipeline) []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.topics[l.dir])
+}
+
+// runStart returns the start of a new run of events, as package record numbers them: now, or a little later, because no two runs
+// of a process may have the same.
+func (p *process) runStart() int64 {
+	for {
+		last := p.lastRun.Load()
+		start := max(p.now().UnixMilli(), last+1)
+		if p.lastRun.CompareAndSwap(last, start) {
+			return start
+		}
+	}
 }
 
 // reportPanic logs a recovered panic, the first few in full: a panic for each exchange must not fill Kong's log.

@@ -23,11 +23,12 @@ func TestReadmeTablesAreGenerated(t *testing.T) {
 		"docs/configuration.md": {"config": schema.ConfigTable()},
 		"docs/metrics.md":       {"metrics": metricsTable()},
 		"docs/events.md": {
-			"event":             schema.EventTable(""),
-			"kong.api_request":  schema.EventTable("kong.api_request"),
-			"kong.llm_request":  schema.EventTable("kong.llm_request"),
-			"kong.llm_usage":    schema.EventTable("kong.llm_usage"),
-			"kong.metering_gap": schema.EventTable("kong.metering_gap"),
+			"event":                    schema.EventTable(""),
+			"kong.api_request":         schema.EventTable("kong.api_request"),
+			"kong.llm_request":         schema.EventTable("kong.llm_request"),
+			"kong.llm_usage":           schema.EventTable("kong.llm_usage"),
+			"kong.metering_gap":        schema.EventTable("kong.metering_gap"),
+			"kong.metering_checkpoint": schema.EventTable("kong.metering_checkpoint"),
 		},
 	} {
 		path := filepath.Join("..", filepath.FromSlash(file))

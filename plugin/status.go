@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 )
 
@@ -80,9 +79,8 @@ func (p *process) status(unready []string) status {
 		s.Problems[i].Text = p.redact(s.Problems[i].Text)
 	}
 	s.Exchanges, s.Extractions = p.counts(now)
-	topics := p.topics()
 	for _, l := range p.running() {
-		s.Pipelines = append(s.Pipelines, p.pipelineStatus(l, topics[l.dir], now))
+		s.Pipelines = append(s.Pipelines, p.pipelineStatus(l, p.topicsOf(l), now))
 	}
 	slices.SortFunc(s.Pipelines, func(a, b pipelineStatus) int { return cmp.Compare(a.Key, b.Key) })
 	return s
@@ -112,24 +110,6 @@ func (p *process) counts(now time.Time) (exchanges, extracted []countStatus) {
 		}
 	}
 	return exchanges, extracted
-}
-
-// topics returns the topics that each pipeline, by its directory, has events for.
-func (p *process) topics() map[string][]string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	topics := map[string][]string{}
-	for key := range p.sequences {
-		dir, rest, _ := strings.Cut(key, "\x00")
-		topic, _, _ := strings.Cut(rest, "\x00")
-		if !slices.Contains(topics[dir], topic) {
-			topics[dir] = append(topics[dir], topic)
-		}
-	}
-	for _, t := range topics {
-		slices.Sort(t)
-	}
-	return topics
 }
 
 func (p *process) pipelineStatus(l *pipeline, topics []string, now time.Time) pipelineStatus {

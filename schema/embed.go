@@ -36,6 +36,7 @@ const (
 	typeLLMRequest = "kong.llm_request"
 	typeLLMUsage   = "kong.llm_usage"
 	typeGap        = "kong.metering_gap"
+	typeCheckpoint = "kong.metering_checkpoint"
 	typeOther      = "event" // stands for the event types that users name
 )
 
@@ -52,7 +53,7 @@ var Config = sync.OnceValue(func() *Field {
 // dataschema. Every event type that is not one of the presets' or ours has flat data of whatever its meters name.
 func DataSchema(eventType string) string {
 	switch eventType {
-	case typeAPIRequest, typeLLMRequest, typeLLMUsage, typeGap:
+	case typeAPIRequest, typeLLMRequest, typeLLMUsage, typeGap, typeCheckpoint:
 		return urnPrefix + eventType + ":1"
 	default:
 		return urnPrefix + typeOther + ":1"

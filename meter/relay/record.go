@@ -90,6 +90,26 @@ func ParseRecord(b []byte) (Record, error) {
 	return r, nil
 }
 
+// Fields are parts of an encoded record.
+type Fields struct{ Topic, Dead, Key, Value []byte }
+
+// Scan reads an encoded record in place, without copies of what is in it: header
+// is called for each header, with parts of b, which may be changed but not in
+// their length.
+func Scan(b []byte, header func(key, value []byte)) (f Fields, ok bool) {
+	if len(b) == 0 || b[0] != recordVersion {
+		return f, false
+	}
+	p := parser{rest: b[1:]}
+	f.Topic, f.Dead, f.Key = p.take(p.uvarint()), p.take(p.uvarint()), p.bytes()
+	for n := p.uvarint(); n > 0 && !p.failed; n-- {
+		key := p.take(p.uvarint())
+		header(key, p.bytes())
+	}
+	f.Value = p.bytes()
+	return f, !p.failed && len(p.rest) == 0
+}
+
 // parser reads fields until one does not fit; then it returns zero values.
 type parser struct {
 	rest   []byte

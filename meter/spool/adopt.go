@@ -71,6 +71,8 @@ func (s *Spool) Adopt() (records int64, err error) {
 		for _, f := range files {
 			errs = append(errs, f.close())
 		}
+	} else if err := s.inherit(); err != nil {
+		errs = append(errs, fmt.Errorf("adopt spool files: %w", err))
 	}
 	return records + pending, errors.Join(errs...)
 }
@@ -93,7 +95,11 @@ func (s *Spool) takeOver(path string) (_ *file, saved int64, _ error) {
 		return nil, saved, errors.Join(fmt.Errorf("set aside as %q, %d records of it are intact and pending: %w", aside, saved, err), failed)
 	case err != nil:
 		return nil, 0, err
-	case f.empty():
+	}
+	if s.opts.Journal == nil {
+		f.state = nil // there is nobody for it
+	}
+	if f.empty() {
 		return nil, 0, f.remove()
 	}
 	return f, 0, nil

@@ -46,6 +46,7 @@ func (s *Spool) run() {
 			slab = s.commit(appends, slab)
 		}
 		s.settleOthers()
+		s.forget()
 		s.tidy()
 		for _, task := range tasks {
 			var err error
@@ -58,6 +59,11 @@ func (s *Spool) run() {
 			continue
 		}
 		if closing {
+			if s.opts.Journal != nil {
+				s.sealing = true
+				s.commit(nil, nil)
+				s.forget()
+			}
 			s.closed = s.closeFiles()
 			return
 		}
@@ -171,10 +177,34 @@ func (s *Spool) commit(appends []appendOp, slab []byte) []byte {
 		return slab
 	}
 	owed := s.owed(f)
-	if len(appends) == 0 && len(owed) == 0 {
-		return slab
-	}
 	before := f.counters
+	slab, own, err := s.write(f, appends, owed, slab)
+	if err != nil {
+		// The acknowledgements stay owed. settleOthers tries them without the
+		// appends: on a full disk they are what frees pages.
+		s.hold(appends, err)
+		return nil
+	}
+	s.settled(f, before, len(owed))
+	if len(appends)+own > 0 {
+		s.answer(appends, nil, false)
+		signal(s.ready)
+	}
+	if cap(slab) > 2*groupBytes {
+		slab = nil
+	}
+	return slab
+}
+
+// write stores appends, the journal's own records and what is owed in one
+// transaction of f, or does without one when there is nothing. It returns slab for
+// the next call, and how many records of its own the journal had.
+func (s *Spool) write(f *file, appends []appendOp, owed []settlement, slab []byte) (_ []byte, own int, _ error) {
+	told, state := s.seal(appends)
+	news := len(appends)+len(told) > 0
+	if !news && len(owed) == 0 {
+		return slab, 0, nil
+	}
 	err := s.update(f, func(w *writer) error {
 		w.slab = slab[:0]
 		for _, op := range appends {
@@ -184,24 +214,47 @@ func (s *Spool) commit(appends []appendOp, slab []byte) []byte {
 				}
 			}
 		}
+		for _, r := range told {
+			if err := w.append(r); err != nil {
+				return err
+			}
+		}
 		slab = w.slab
+		if s.opts.Journal != nil && news {
+			if err := w.meta.Put(journalKey, encodeState(state)); err != nil {
+				return err
+			}
+		}
 		return w.settleAll(owed)
 	})
+	if s.opts.Journal != nil && news {
+		s.opts.Journal.End(err == nil)
+	}
 	if err != nil {
-		// The acknowledgements stay owed. settleOthers tries them without the
-		// appends: on a full disk they are what frees pages.
-		s.hold(appends, err)
-		return nil
+		return nil, 0, err
 	}
-	s.settled(f, before, len(owed))
-	if len(appends) > 0 {
-		s.answer(appends, nil, false)
-		signal(s.ready)
+	if s.opts.Journal != nil && news {
+		s.kept = append(s.kept[:0], state...)
 	}
-	if cap(slab) > 2*groupBytes {
-		slab = nil
+	s.count(func(st *Stats) { st.Appended += int64(len(told)) })
+	return slab, len(told), nil
+}
+
+// seal shows the journal what is about to be stored. It returns the journal's own
+// records and its state.
+func (s *Spool) seal(appends []appendOp) (own [][]byte, state []byte) {
+	if s.opts.Journal == nil {
+		return nil, nil
 	}
-	return slab
+	for _, op := range appends {
+		for _, r := range op.records {
+			s.opts.Journal.Append(r)
+		}
+	}
+	s.state = s.state[:0]
+	own, s.state = s.opts.Journal.Seal(s.state, s.sealing)
+	s.sealing = false
+	return own, s.state
 }
 
 // settleOthers makes acknowledgements durable that are still owed, each file in
@@ -324,10 +377,12 @@ func (s *Spool) begin() error {
 		case err != nil:
 			return err
 		}
+		f.own = true
 		s.mu.Lock()
 		s.active, s.trouble = f, nil
 		s.insert(f)
 		s.mu.Unlock()
+		s.carry()
 		return nil
 	}
 }

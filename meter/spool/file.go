@@ -61,6 +61,10 @@ type file struct {
 
 	salvaging bool            // what is settled meanwhile is owed, and counted at the end
 	saved     map[uint64]bool // of a file that was set aside: what is pending elsewhere
+	own       bool            // this process has begun it
+	state     []byte          // the journal's, of a file that was adopted; see Journal.Adopt
+	inherited bool            // this process's journal has it
+	stale     bool            // a newer file of this process has it
 }
 
 // settlement is what one Ack or Settle takes out of the queue: everything up to
@@ -206,6 +210,7 @@ func (f *file) load(diskSize int64) error {
 			return fmt.Errorf("%w: a bucket is missing", ErrCorrupt)
 		}
 		f.counters, f.size = c, tx.Size()
+		f.state = parseState(meta.Get(journalKey))
 		if f.size > diskSize {
 			return fmt.Errorf("%w: file has %d of %d bytes", ErrCorrupt, diskSize, f.size)
 		}
@@ -215,7 +220,7 @@ func (f *file) load(diskSize int64) error {
 
 // empty reports whether the file holds nothing that anybody could miss.
 func (f *file) empty() bool {
-	return f.counters.pending == 0 && f.counters.rejected == 0
+	return f.counters.pending == 0 && f.counters.rejected == 0 && f.state == nil
 }
 
 // view runs fn in a read transaction.

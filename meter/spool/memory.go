@@ -22,7 +22,7 @@ var errMemoryFull = errors.New("as much as may be is in memory")
 // newMemory returns a file that is in memory, without a name there, and has its
 // place among the others at path. It ends with the process.
 func newMemory(path string, opts Options) (_ *file, err error) {
-	f := &file{path: path, volatile: true, counters: counters{next: 1}}
+	f := &file{path: path, own: true, volatile: true, counters: counters{next: 1}}
 	defer guard(&err)()
 	err = f.open(opts, func(string, int, os.FileMode) (*os.File, error) {
 		m, err := os.CreateTemp(memoryDir, "kafka-metering-*")
@@ -141,16 +141,8 @@ func (s *Spool) store(held []appendOp) error {
 		s.insert(f)
 		s.mu.Unlock()
 	}
-	return s.update(f, func(w *writer) error {
-		for _, op := range held {
-			for _, r := range op.records {
-				if err := w.append(r); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	})
+	_, _, err := s.write(f, held, nil, nil)
+	return err
 }
 
 // mend tries, once a second or now, whether a disk that took no records takes
@@ -188,6 +180,7 @@ func (s *Spool) toDisk(f *file) error {
 	}
 	s.mu.Lock()
 	f.volatile, s.trouble = false, nil
+	s.supersede(f)
 	s.mu.Unlock()
 	return nil
 }

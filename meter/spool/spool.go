@@ -71,6 +71,8 @@ type Options struct {
 	// returns them: whoever is offered the same again can know. It reads the
 	// record only until it returns.
 	OnAdopt func(record []byte)
+	// Journal, if set, keeps account of what is stored.
+	Journal Journal
 
 	pageSize int // for measurements
 }
@@ -110,6 +112,9 @@ type Spool struct {
 	stopped chan struct{} // the committer has ended
 	adopt   sync.Mutex    // one Adopt at a time
 	tried   time.Time     // the committer's: when the disk was last tried; see mend
+	sealing bool          // the journal is to end what was stored so far; the committer's
+	state   []byte        // memory for the journal's; the committer's
+	kept    []byte        // the journal's state that is on disk; the committer's
 
 	mu      sync.Mutex
 	files   []*file // in the order of their names; the active one among them

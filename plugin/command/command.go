@@ -21,6 +21,7 @@ const Usage = `Commands:
   export    the set-up of consumers: OpenMeter's meters and collector, AsyncAPI, JSON Schema
   tail      the events of a topic, as they arrive
   report    the totals of a topic, as the meters declare them, each event once
+  verify    whether a topic has every event, once and unchanged: gaps, duplicates and changes, by name
   extract   the usage that LLM response bodies declare, as JSON lines
   spool     what Kafka does not have yet, and what it refused: list, export, verify, replay
   doctor    brokers, topics, disk, clock and sockets: what is wrong and what to do
@@ -51,6 +52,8 @@ func Run(name string, args []string, host Host) int {
 		err = runTail(args, os.Stdout, os.Stderr, host.ReadConnection)
 	case "report":
 		err = runReport(args, os.Stdout, os.Stderr, host)
+	case "verify":
+		err = runVerify(args, os.Stdout, os.Stderr, host.ReadConnection)
 	case "export":
 		err = runExport(args, os.Stdout, os.Stderr, host)
 	case "extract":

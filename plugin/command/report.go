@@ -113,6 +113,9 @@ func (x *reporting) add(m relay.Message) {
 		return
 	}
 	x.seen[key] = struct{}{}
+	if e.ofMetering() {
+		return // nobody is billed for it
+	}
 	at, err := time.Parse(time.RFC3339, e.time)
 	if err == nil && (!x.from.IsZero() && at.Before(x.from) || !x.to.IsZero() && !at.Before(x.to)) {
 		x.outside++

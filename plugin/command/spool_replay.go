@@ -17,6 +17,7 @@ import (
 
 	"kafka-metering/meter/relay"
 	"kafka-metering/meter/spool"
+	"kafka-metering/plugin/record"
 )
 
 const spoolReplayAbout = `Publishes what processes that are gone have left in the spool of one connection, and, with -rejected, once more what Kafka
@@ -213,7 +214,9 @@ func (x *replayer) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s, err := spool.Open(x.dir, spool.Options{})
+	// As a journal it only ends what processes that are gone had begun: all records here have their numbers.
+	journal := record.NewNumbers(time.Now, func() int64 { return time.Now().UnixMilli() })
+	s, err := spool.Open(x.dir, spool.Options{Journal: journal})
 	if err != nil {
 		return fmt.Errorf("%w (run this as the user that Kong runs as)", err)
 	}

@@ -11,6 +11,8 @@ import (
 	"text/tabwriter"
 
 	"github.com/tidwall/gjson"
+
+	"kafka-metering/plugin/record"
 )
 
 // event is a metering event as a consumer of the topic reads it.
@@ -31,6 +33,9 @@ func parseEvent(value []byte) (event, bool) {
 	}
 	return e, v.Get("specversion").Str == "1.0" && e.id != "" && e.data.IsObject()
 }
+
+// ofMetering reports whether the event is about the metering itself: nobody is billed for it.
+func (e event) ofMetering() bool { return strings.HasPrefix(e.eventType, "kong.metering_") }
 
 // line is the event for a reader: what happened, to whom, how much.
 func (e event) line() string {
@@ -54,6 +59,8 @@ func (e event) text() string {
 			text += ", streamed"
 		}
 		return fmt.Sprintf("%s: usage %s, %s in, %s out", text, d("usage_status"), cmp.Or(d("input_tokens"), "?"), cmp.Or(d("output_tokens"), "?"))
+	case record.TypeCheckpoint:
+		return fmt.Sprintf("%s events from %s to %s (%s)", d("events"), d("first_sequence"), d("last_sequence"), d("reason"))
 	}
 	var parts []string
 	e.data.ForEach(func(k, v gjson.Result) bool {

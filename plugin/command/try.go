@@ -23,6 +23,7 @@ import (
 	"kafka-metering/meter/relay"
 	"kafka-metering/plugin/devkong"
 	"kafka-metering/plugin/devkong/replay"
+	"kafka-metering/plugin/record"
 )
 
 const tryAbout = `Runs the whole path on this machine, with nothing installed: an embedded Kafka broker, a stand-in for Kong that reads
@@ -121,7 +122,7 @@ func runTry(args []string, out io.Writer) (err error) {
 	read, cancel := context.WithTimeout(context.Background(), tryLimit)
 	defer cancel()
 	if err := relay.ReadAll(read, s.kafka, s.topic, func(m relay.Message) {
-		if e, ok := parseEvent(m.Value); ok && sums.add(e) {
+		if e, ok := parseEvent(m.Value); ok && !e.ofMetering() && sums.add(e) {
 			events = append(events, e)
 		}
 	}); err != nil {
@@ -137,9 +138,30 @@ func runTry(args []string, out io.Writer) (err error) {
 	}
 	fmt.Fprintln(out)
 	if *serve {
-		return nil
+		return s.verify(read, out)
 	}
-	return s.check(out, sent, events)
+	return errors.Join(s.check(out, sent, events), s.verify(read, out))
+}
+
+// verify prints whether the topic proves that it has every event.
+func (s *stage) verify(ctx context.Context, out io.Writer) error {
+	proof, err := verify(ctx, s.kafka, s.topic, time.Time{}, io.Discard)
+	switch {
+	case err != nil:
+		return err
+	case proof.Problems > 0:
+		if err := printProof(out, proof); err != nil {
+			return err
+		}
+		return errors.New("the topic does not prove that it has every event: see above")
+	}
+	for i := range proof.Runs {
+		if r := &proof.Runs[i]; r.State != record.StateComplete || r.Proven != uint64(r.Events) {
+			return fmt.Errorf("of %s the topic proves %d of %d events", r.Source, r.Proven, r.Events)
+		}
+	}
+	fmt.Fprintln(out, summary(proof))
+	return nil
 }
 
 // stage is everything that try runs.

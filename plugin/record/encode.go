@@ -1,4 +1,4 @@
-package main
+package record
 
 import (
 	"slices"
@@ -17,8 +17,15 @@ type encoder struct {
 
 var encoders = sync.Pool{New: func() any { return new(encoder) }}
 
-// recordBuffer holds the memory of records until the spool has them. Then it may be reset, and used again.
-type recordBuffer struct {
+// Of returns an event's Kafka record.
+func Of(event *meter.Event, topic string, binary bool) relay.Record {
+	var e encoder
+	e.set(event, topic, binary)
+	return e.record
+}
+
+// Buffer holds the memory of records until the spool has them. Then it may be reset, and used again.
+type Buffer struct {
 	memory  []byte
 	records [][]byte
 }
@@ -26,8 +33,8 @@ type recordBuffer struct {
 // attributesSize is about what an event's attributes take in a record in structured mode, as members and as headers.
 const attributesSize = 1536
 
-// encode encodes events as the spool keeps them.
-func (b *recordBuffer) encode(events []meter.Event, topic, dead string, binary bool) [][]byte {
+// Encode encodes events as the spool keeps them. dead is why they are meant for the dead-letter topic; "" for topic.
+func (b *Buffer) Encode(events []meter.Event, topic, dead string, binary bool) [][]byte {
 	e := encoders.Get().(*encoder)
 	defer encoders.Put(e)
 	first, size := len(b.records), 0
@@ -49,18 +56,22 @@ func (b *recordBuffer) encode(events []meter.Event, topic, dead string, binary b
 // keptRecords is how much memory is kept for the next batch, in bytes: what a batch of a thousand exchanges needs.
 const keptRecords = 4 << 20
 
-// recordBuffers are those of exchanges that come one by one.
-var recordBuffers = sync.Pool{New: func() any { return new(recordBuffer) }}
+// buffers are those of exchanges that come one by one.
+var buffers = sync.Pool{New: func() any { return new(Buffer) }}
 
-// release gives b back when the spool has its records, or does not want them.
-func (b *recordBuffer) release() {
-	b.reset()
-	recordBuffers.Put(b)
+// NewBuffer returns a buffer; see Release.
+func NewBuffer() *Buffer { return buffers.Get().(*Buffer) }
+
+// Release gives b back when the spool has its records, or does not want them.
+func (b *Buffer) Release() {
+	b.Reset()
+	buffers.Put(b)
 }
 
-func (b *recordBuffer) reset() {
+// Reset forgets the records.
+func (b *Buffer) Reset() {
 	if cap(b.memory) > keptRecords {
-		*b = recordBuffer{}
+		*b = Buffer{}
 		return
 	}
 	clear(b.records) // of memory that has moved
