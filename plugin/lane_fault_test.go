@@ -264,9 +264,13 @@ func TestWhatAWorkerCannotHandOverBeforeItExitsIsCountedToTheUnit(t *testing.T) 
 		return os.IsNotExist(err)
 	})
 	n.quit()
-	s.awaitPublished()
+	var c *tally
+	await(t, "the topic says what is missing", func() bool {
+		s.awaitPublished()
+		c = count(t, broker)
+		return c.exchanges+c.lost() >= answered
+	})
 	s.checkBalances()
-	c := count(t, broker)
 	c.check(t, answered)
 	if c.missing["worker_exit"] == 0 || len(c.missing) != 1 {
 		t.Errorf("missing are %v", c.missing)
