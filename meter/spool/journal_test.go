@@ -2,6 +2,7 @@ package spool
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	bolt "go.etcd.io/bbolt"
 )
 
@@ -256,5 +258,46 @@ func TestADamagedStateIsNone(t *testing.T) {
 		if parseState(bad) != nil || parseState(whole[:i]) != nil {
 			t.Errorf("damage at %d is not noticed", i)
 		}
+	}
+}
+
+// TestWhatIsHeldInMemoryIsNumberedAsOnDisk has the disk refuse records that were numbered already, keeps them in memory, and
+// gives the disk back: every number once, and the state goes along.
+func TestWhatIsHeldInMemoryIsNumberedAsOnDisk(t *testing.T) {
+	dir := smallDisk(t, 8<<20)
+	s, j := openWithJournal(t, dir, Options{MemoryBytes: 1 << 20})
+	filler := filepath.Join(dir, "filler")
+	fill(t, filler)
+	n := 0
+	for held := 0; held < 5; n++ { // what the file has room for is durable
+		switch err := hold(t, s, 0); {
+		case errors.Is(err, ErrMemory):
+			held++
+		case err != nil:
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	onDisk(t, s)
+	if err := hold(t, s, 0); err != nil {
+		t.Fatal(err)
+	}
+	n++
+	left := killed(t, dir)
+	var want []string
+	for i := range n {
+		want = append(want, strconv.Itoa(i+1))
+	}
+	if diff := cmp.Diff(want, texts(t, s)); diff != "" || j.last != n {
+		t.Errorf("the last number is %d of %d (-want +got):\n%s", j.last, n, diff)
+	}
+	next, _ := openWithJournal(t, left, Options{})
+	if _, err := next.Adopt(); err != nil {
+		t.Fatal(err)
+	}
+	if got := texts(t, next); got[len(got)-1] != fmt.Sprint("killed ", n) {
+		t.Errorf("the next process has %q", got[len(got)-1])
 	}
 }

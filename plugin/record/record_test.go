@@ -63,6 +63,11 @@ func (l *ledger) commit(stored, last, binary bool, dead string, ids ...string) {
 		return
 	}
 	l.n.End(stored)
+	for _, r := range records {
+		if bytes.Contains(r, []byte(Unnumbered)) == stored {
+			panic("a record has the wrong number: " + string(r))
+		}
+	}
 	if stored {
 		for _, r := range append(records, own...) {
 			l.disk = append(l.disk, bytes.Clone(r))
