@@ -20,6 +20,3 @@ func (p *Program) LogPaths() (every, calls [][]string) {
 	}
 	return every, calls
 }
-
-// CountsTries reports whether the program reads nothing of the upstream's tries but how many there were.
-func (p *Program) CountsTries() bool { return !p.paths.valued[slotTries] }

@@ -70,23 +70,6 @@ func TestWhatTellsOfCallsIsReadOnlyWhereAMeterAsks(t *testing.T) {
 	}
 }
 
-func TestTriesAreCountedUnlessAMeterReadsThem(t *testing.T) {
-	for expression, want := range map[string]bool{
-		"size(tries)": true, "latencies.request": true, "tries": false, "has(tries)": false, "tries[0].code": false, "size(tries) + tries[0].port": false,
-		"string(size(tries))": false, // CEL reads lists whole
-	} {
-		p, err := meter.Compile(meter.Settings{Meters: []meter.Meter{
-			meter.APIRequests(), {Slug: "t", EventType: "t", Aggregation: meter.Count, GroupBy: map[string]string{"t": expression}},
-		}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := p.CountsTries(); got != want {
-			t.Errorf("%s: %v, want %v", expression, got, want)
-		}
-	}
-}
-
 func TestTheLogsPathsAreAllThatIsReadOfIt(t *testing.T) {
 	p, err := meter.Compile(meter.Settings{
 		Meters: []meter.Meter{

@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -260,7 +259,7 @@ func (s *laneSession) register(c *lane.Config) []byte {
 	needs := lane.Needs{Body: lane.BodyNone, Problems: in.problems}
 	if in.recorder == nil {
 		every, calls := in.program.LogPaths()
-		needs.Log, needs.Calls = in.document(every), in.document(append(every, calls...))
+		needs.Log, needs.Calls = every, append(every, calls...)
 	}
 	switch {
 	case in.program.ReadsBody():
@@ -269,17 +268,6 @@ func (s *laneSession) register(c *lane.Config) []byte {
 		needs.Body = lane.BodyLLM
 	}
 	return needs.Append(nil)
-}
-
-// document is what a worker sends of Kong's log.
-func (in *instance) document(paths [][]string) *lane.Document {
-	d := lane.NewDocument(paths)
-	for i, m := range d.Members {
-		if slices.Equal(m.Path, []string{"tries"}) { // longer to write than all the rest
-			d.Members[i].Count = in.program.CountsTries()
-		}
-	}
-	return d
 }
 
 // instance returns the instance of a configuration, which the caller must release.

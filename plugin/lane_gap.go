@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"kafka-metering/meter"
+	"kafka-metering/meter/spool"
 	"kafka-metering/plugin/lane"
 	"kafka-metering/plugin/record"
 	"kafka-metering/schema"
@@ -131,10 +132,15 @@ func (s *laneSession) sinks() []*instance {
 	return all
 }
 
-// report tells of a gap outside a batch.
+// report tells of a gap outside a batch, and returns when the events are in the spool.
 func (l *laneServer) report(g gap, id string, sinks []*instance) {
 	for _, e := range eventsOf(g, g.Worker+"-"+id, sinks) {
-		if err := e.in.sink.Hold(e.records(), func(error) {}); err != nil {
+		done := make(chan error, 1)
+		err := e.in.sink.Hold(e.records(), func(err error) { done <- err })
+		if err == nil {
+			err = <-done
+		}
+		if err != nil && !errors.Is(err, spool.ErrMemory) {
 			l.p.log.Error("an event of a gap is lost; the metric has it", "error", err)
 		}
 	}
@@ -162,56 +168,56 @@ func (l *laneServer) readLost() {
 		return
 	}
 	text, err := os.ReadFile(taken)
-	if err == nil {
-		err = os.Remove(taken)
-	}
 	if err != nil {
 		l.p.log.Error("read what workers lost", "error", err)
 	}
 	worker, n := "unknown", 0
-	sent := map[lane.Drop]int64{} // of the worker's exchanges that were sent, those that nobody has, by plugin
+	left := map[lane.Drop]int64{} // of what the worker had when it exited, what nobody has, by plugin
 	lose := func(d lane.Drop) {
 		p := placeOfDrop(d.Reason)
 		l.p.ledger.lose(p, d.Count)
 		l.report(gap{Exchanges: d.Count, Reason: p.reason, Worker: worker, Plugin: d.Plugin}, fmt.Sprintf("exit-%d", n), sinks)
 		n++
 	}
-	loseSent := func() {
-		for d, count := range sent {
+	loseLeft := func() {
+		for d, count := range left {
 			d.Count = count
 			lose(d)
 		}
-		clear(sent)
+		clear(left)
 	}
+	adoptNow(sinks) // the spools of processes that are gone: what they had taken is no loss
 	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
 		m, err := lane.ParseLost(lines.Text())
 		switch m := m.(type) {
 		case *lane.Hello:
-			loseSent()
+			loseLeft()
 			worker = m.Worker
 		case *lane.Drop:
 			lose(*m)
-		case *lane.Sent:
-			if !l.took(worker, m, sinks) {
-				sent[lane.Drop{Plugin: m.Plugin, Reason: placeWorkerExit.reason}]++
+		case *lane.Left:
+			if !l.took(worker, m) {
+				left[lane.Drop{Plugin: m.Plugin, Reason: placeWorkerExit.reason}]++
 			}
 		}
 		if err != nil {
 			l.p.log.Error("read what workers lost", "error", err)
 		}
 	}
-	loseSent()
+	loseLeft()
+	if err := os.Remove(taken); err != nil {
+		l.p.log.Error("read what workers lost", "error", err)
+	}
 }
 
 // took reports whether this process has taken an exchange, or one that is gone had spooled it.
-func (l *laneServer) took(worker string, x *lane.Sent, sinks []*instance) bool {
+func (l *laneServer) took(worker string, x *lane.Left) bool {
 	l.mu.Lock()
 	w := l.workers[worker]
 	l.mu.Unlock()
 	if w != nil && w.has(x.Batch) {
 		return true
 	}
-	adoptNow(sinks)
 	return l.p.recent.has(x.ID)
 }
 

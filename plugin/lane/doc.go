@@ -37,7 +37,7 @@
 // nginx has sent the whole response ($request_completion); b, a response with a body came from the upstream; e, its end was
 // seen; s, the upstream was silent for the service's read timeout; t, the body was tapped; -, no more than that. Then come
 // the milliseconds from the request's start to the first byte of the body, or -1, and the bytes of the body that the client
-// got. The rest are the sizes of what follows: Kong's log (the [Document] that was asked for, or all of it), the request's body
+// got. The rest are the sizes of what follows: Kong's log (the members that were asked for, or all of it), the request's body
 // as far as nginx had it in memory, the response's content type and encoding as the tap saw them, and its body: the whole
 // of it is the head; where it was larger than the window, skipped bytes are missing between head and tail.
 //
@@ -45,5 +45,5 @@
 // back, may have lost what it had queued.
 //
 // A worker that exits while the process is away writes HELLO and DROP lines into <prefix>/kafka-metering.lane.lost, and for
-// the exchanges of a batch that it had sent, and that the process may have taken, SENT <batch> <plugin> <request id>.
+// each exchange that it still has LEFT <batch> <plugin> <request id>: the process may have taken the batch that was sent last.
 package lane

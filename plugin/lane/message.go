@@ -56,11 +56,11 @@ type Drop struct {
 	Count  int64
 }
 
-// Sent is an exchange of a batch that a worker sent before it exited, and had no answer to.
-type Sent struct {
-	Batch  int64
+// Left is an exchange that a worker had when it exited.
+type Left struct {
+	Batch  int64 // that it was sent in, or would have been; a batch that was sent may have been taken
 	Plugin string
-	ID     string // Kong's id of the request
+	ID     string // Kong's id of the request, or -
 }
 
 // Bye says that the worker exits with nothing left.
@@ -100,10 +100,10 @@ const (
 
 // Needs is the answer to a configuration.
 type Needs struct {
-	Log      *Document `json:"log,omitempty"`   // what is read of Kong's log; nil: the whole of it
-	Calls    *Document `json:"calls,omitempty"` // of a POST, which may be a call to a language model
-	Body     Body      `json:"body"`
-	Problems string    `json:"problems,omitempty"` // of the configuration, for Kong's error log
+	Log      [][]string `json:"log,omitempty"`   // the members of Kong's log that are read, each by its keys; nil: all
+	Calls    [][]string `json:"calls,omitempty"` // of a POST, which may be a call to a language model
+	Body     Body       `json:"body"`
+	Problems string     `json:"problems,omitempty"` // of the configuration, for Kong's error log
 }
 
 // Append appends the answer's line and bytes.

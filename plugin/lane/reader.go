@@ -285,7 +285,7 @@ func AppendError(b []byte, err error) []byte {
 }
 
 // ParseLost reads a line of the file in which workers leave word of what they lost when they exited: [*Hello], with the
-// worker's name, and what follows it, [*Drop] and [*Sent].
+// worker's name, and what follows it, [*Drop] and [*Left].
 func ParseLost(line string) (Message, error) {
 	d := NewReader(strings.NewReader(line + "\n"))
 	word, _, _ := strings.Cut(line, " ")
@@ -295,14 +295,14 @@ func ParseLost(line string) (Message, error) {
 	case "DROP":
 		drop, err := d.drop()
 		return &drop, err
-	case "SENT":
+	case "LEFT":
 		words, err := d.line()
 		if err != nil {
 			return nil, unexpected(err)
 		}
 		p := fields{words: words[1:]}
-		sent := &Sent{Batch: p.number(maxNumber), Plugin: p.name(maxReason), ID: p.name(maxReason)}
-		return sent, p.end(words)
+		left := &Left{Batch: p.number(maxNumber), Plugin: p.name(maxReason), ID: p.name(maxReason)}
+		return left, p.end(words)
 	default:
 		return nil, fmt.Errorf("%w: %.32q among what was lost", ErrProtocol, line)
 	}

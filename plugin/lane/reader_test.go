@@ -179,14 +179,14 @@ func TestWordOfWhatWasLostIsRead(t *testing.T) {
 	for line, want := range map[string]lane.Message{
 		"HELLO 1 812.5 77":      &lane.Hello{Worker: "812.5", Counted: 77},
 		"DROP - worker_exit 12": &lane.Drop{Plugin: "-", Reason: "worker_exit", Count: 12},
-		"SENT 7 p-1 0af3":       &lane.Sent{Batch: 7, Plugin: "p-1", ID: "0af3"},
+		"LEFT 7 p-1 0af3":       &lane.Left{Batch: 7, Plugin: "p-1", ID: "0af3"},
 	} {
 		got, err := lane.ParseLost(line)
 		if diff := cmp.Diff(want, got); diff != "" || err != nil {
 			t.Errorf("%s: %v (-want +got):\n%s", line, err, diff)
 		}
 	}
-	for _, line := range []string{"", "BYE", "DROP", "DROP - x", "SENT", "SENT 1 p-1", "SENT x p-1 0af3", "SENT 1 p-1 a b", "nonsense"} {
+	for _, line := range []string{"", "BYE", "DROP", "DROP - x", "LEFT", "LEFT 1 p-1", "LEFT x p-1 0af3", "LEFT 1 p-1 a b", "nonsense"} {
 		if _, err := lane.ParseLost(line); err == nil {
 			t.Errorf("%q passes", line)
 		}
@@ -198,8 +198,8 @@ func TestAnswersAreOneLine(t *testing.T) {
 	if got != "ERR two lines  and more \n" {
 		t.Errorf("%q", got)
 	}
-	needs := lane.Needs{Log: lane.NewDocument([][]string{{"tries"}}), Body: lane.BodyLLM, Problems: "x"}
-	text := `{"log":{"members":[{"before":"{\"tries\":","path":["tries"]}],"after":"}"},"body":"llm","problems":"x"}`
+	needs := lane.Needs{Log: [][]string{{"tries"}, {"request", "id"}}, Body: lane.BodyLLM, Problems: "x"}
+	text := `{"log":[["tries"],["request","id"]],"body":"llm","problems":"x"}`
 	if got := string(needs.Append(nil)); got != fmt.Sprintf("OK %d\n%s", len(text), text) {
 		t.Errorf("%q", got)
 	}

@@ -13,28 +13,17 @@ local function flatten(message, into)
   return into
 end
 
--- document is what the process answers of the paths that it reads, which stand in the order of a tree: lane.NewDocument.
-function M.document(paths)
-  local members, last = {}, {}
-  local function quoted(text)
-    return ("%q"):format(text)
-  end
+-- paths is what the process answers of the paths that it reads.
+function M.paths(paths)
+  local all = {}
   for i, path in ipairs(paths) do
-    local shared = 0
-    while shared < #last and last[shared + 1] == path[shared + 1] do
-      shared = shared + 1
-    end
-    local before = i == 1 and "{" or ("}"):rep(#last - shared - 1) .. ","
-    for k = shared + 1, #path do
-      before = before .. quoted(path[k]) .. ":" .. (k < #path and "{" or "")
-    end
     local keys = {}
     for k, key in ipairs(path) do
-      keys[k] = quoted(key)
+      keys[k] = ("%q"):format(key)
     end
-    members[i], last = '{"before":' .. quoted(before) .. ',"path":[' .. table.concat(keys, ",") .. "]}", path
+    all[i] = "[" .. table.concat(keys, ",") .. "]"
   end
-  return '{"members":[' .. table.concat(members, ",") .. '],"after":"' .. ("}"):rep(#last) .. '"}'
+  return "[" .. table.concat(all, ",") .. "]"
 end
 
 -- process is the other end. It takes what the real one takes, and remembers it.
@@ -96,8 +85,8 @@ function M.new()
   local function socket()
     local s = { incoming = {} }
     function s:settimeouts() end
-    function s:connect(path, options)
-      assert(path == "unix:/kong/kafka-metering.lane.socket" and options.pool_size == 1)
+    function s:connect(path)
+      assert(path == "unix:/kong/kafka-metering.lane.socket")
       if w.pooled then
         self.reused, self.process, w.pooled = 1, w.pooled, nil
         return 1
@@ -130,7 +119,8 @@ function M.new()
       assert(what == "*l" or what == #line)
       return line
     end
-    function s:setkeepalive()
+    function s:setkeepalive(_, size)
+      assert(size == 1)
       w.pooled = self.process
       return 1
     end
