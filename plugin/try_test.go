@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -46,6 +48,14 @@ func testTry(t *testing.T, front string) {
 		if !bytes.Contains(out, []byte(want)) {
 			t.Errorf("the output does not have %q:\n%s", want, out)
 		}
+	}
+	stream := regexp.MustCompile(`A stream of \S+: its client had the events after ([\d ]+) ms\.`).FindSubmatch(out)
+	if stream == nil {
+		t.Fatalf("the output shows no stream:\n%s", out)
+	}
+	times := strings.Fields(string(stream[1]))
+	if moments := len(slices.Compact(slices.Clone(times))); front == "lua" && moments < len(times)/2 {
+		t.Errorf("the stream's %d events came at %d moments: %s", len(times), moments, times)
 	}
 }
 

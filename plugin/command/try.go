@@ -112,6 +112,7 @@ func runTry(args []string, out io.Writer) (err error) {
 		wait, cancel := context.WithTimeout(ctx, tryLimit)
 		defer cancel()
 		seen.wait(wait, s.expected(sent))
+		printStream(out, sent)
 	}
 	// As Kong stops: the plugin server gets SIGTERM and publishes what is left.
 	if err := s.kong.Close(); err != nil {

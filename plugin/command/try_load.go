@@ -1,13 +1,19 @@
 package command
 
 import (
+	"bufio"
+	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"kafka-metering/plugin/devkong/replay"
 )
@@ -24,6 +30,7 @@ type call struct {
 type answer struct {
 	requestID string // X-Kong-Request-Id
 	call      call
+	events    []time.Duration // of a stream: when each came, after the request
 }
 
 // mixedLoad returns what try sends: every customer calls every API, as JSON and as a stream, and some calls fail.
@@ -107,17 +114,35 @@ func (s *stage) send(ctx context.Context, c call) (answer, error) {
 	if c.body != "" {
 		request.Header.Set("Content-Type", "application/json")
 	}
+	start := time.Now()
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		return answer{}, err
 	}
 	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
+	var body bytes.Buffer
+	var events []time.Duration
+	for r, line := bufio.NewReader(response.Body), []byte(nil); err == nil; body.Write(line) {
+		if line, err = r.ReadBytes('\n'); bytes.HasPrefix(line, []byte("data:")) {
+			events = append(events, time.Since(start))
+		}
+	}
+	if !errors.Is(err, io.EOF) {
 		return answer{}, fmt.Errorf("%s %s: %w", c.method, c.path, err)
 	}
 	if response.StatusCode != c.status {
-		return answer{}, fmt.Errorf("%s %s: answered %s, want %d: %.200s", c.method, c.path, response.Status, c.status, body)
+		return answer{}, fmt.Errorf("%s %s: answered %s, want %d: %.200s", c.method, c.path, response.Status, c.status, body.Bytes())
 	}
-	return answer{requestID: response.Header.Get("X-Kong-Request-Id"), call: c}, nil
+	return answer{requestID: response.Header.Get("X-Kong-Request-Id"), call: c, events: events}, nil
+}
+
+// printStream shows how the longest stream reached its client: event by event while the Lua front tapped it, or all at once
+// where Kong holds responses back.
+func printStream(out io.Writer, sent []answer) {
+	longest := slices.MaxFunc(sent, func(a, b answer) int { return cmp.Compare(len(a.events), len(b.events)) })
+	var times strings.Builder
+	for _, at := range longest.events {
+		fmt.Fprintf(&times, " %d", at.Milliseconds())
+	}
+	fmt.Fprintf(out, "\nA stream of %s: its client had the events after%s ms.\n", longest.call.path, times.String())
 }
