@@ -350,7 +350,8 @@ local function leave()
     file:write(concat(text))
     file:close()
   end
-  kong.log.err("kafka-metering: the process is away while this worker exits; exchanges are lost: ", last - first + 1, err)
+  kong.log.err("kafka-metering: the process is away while this worker exits; exchanges are lost: ", last - first + 1,
+    err and ", without word of them: " .. err or "")
   queue, first, last, queued, batch, counted = {}, 1, 0, 0, nil, number
 end
 
