@@ -170,6 +170,7 @@ func (v *Verifier) add(m *relay.Message, dead bool) {
 	d, v.memory = digestOf(p.binary, []byte(p.id), []byte(p.subject), []byte(p.at), m.Value, v.memory)
 	at := func() string { return fmt.Sprintf("partition %d, offset %d", m.Partition, m.Offset) }
 	switch r.put(number, &d, recorded) {
+	case fresh:
 	case again:
 		r.redelivered++
 		return
