@@ -32,7 +32,8 @@ const (
 type laneServer struct {
 	p      *process
 	prefix string
-	grace  time.Duration // see laneGrace
+	grace  time.Duration   // see laneGrace
+	lost   map[string]bool // files of what workers lost that were taken in; watch's
 
 	mu        sync.Mutex
 	listener  *net.UnixListener
@@ -59,7 +60,7 @@ type laneInstance struct {
 // in place of what was there before: of an earlier process that is still about, whose connections go on.
 func (p *process) serveLane(prefix string) (*laneServer, error) {
 	l := &laneServer{
-		p: p, prefix: prefix, grace: laneGrace, sessions: map[net.Conn]struct{}{}, workers: map[string]*laneWorker{},
+		p: p, prefix: prefix, grace: laneGrace, lost: map[string]bool{}, sessions: map[net.Conn]struct{}{}, workers: map[string]*laneWorker{},
 		instances: map[string]*laneInstance{}, stop: make(chan struct{}),
 	}
 	p.lane = l

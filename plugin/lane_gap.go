@@ -2,14 +2,16 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
+	"time"
 
 	"kafka-metering/meter"
 	"kafka-metering/meter/spool"
@@ -160,17 +162,46 @@ func (l *laneServer) readLost() {
 		return // there is no topic yet that could be told
 	}
 	path := filepath.Join(l.prefix, laneLost)
-	taken := fmt.Sprintf("%s.%d", path, os.Getpid())
-	if err := os.Rename(path, taken); err != nil {
-		if !errors.Is(err, os.ErrNotExist) {
-			l.p.log.Error("read what workers lost", "error", err)
-		}
-		return
+	if err := os.Rename(path, fmt.Sprintf("%s.%d-%d", path, l.p.started.UnixMilli(), os.Getpid())); err != nil && !errors.Is(err, os.ErrNotExist) {
+		l.p.log.Error("read what workers lost", "error", err)
 	}
-	text, err := os.ReadFile(taken)
+	// With those of a process that was killed in between.
+	taken, err := filepath.Glob(path + ".*")
 	if err != nil {
 		l.p.log.Error("read what workers lost", "error", err)
 	}
+	for _, name := range taken {
+		if l.lost[name] {
+			continue // it cannot be removed
+		}
+		if err := l.takeLost(name, sinks); err != nil {
+			l.p.log.Error("read what workers lost", "file", name, "error", err)
+		}
+	}
+}
+
+// takeLost takes one such file in, unless another process is at it, or a worker may be. A process that is killed before it has
+// removed the file leaves it to the next one, whose events then have the same ids.
+func (l *laneServer) takeLost(name string, sinks []*instance) error {
+	f, err := os.Open(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+		return nil //nolint:nilerr // another process has it
+	}
+	mine, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if there, err := os.Stat(name); err != nil || !os.SameFile(mine, there) || time.Since(mine.ModTime()) < laneInterval {
+		return nil //nolint:nilerr // another process has taken it in
+	}
+	l.lost[name] = true
 	worker, n := "unknown", 0
 	left := map[lane.Drop]int64{} // of what the worker had when it exited, what nobody has, by plugin
 	lose := func(d lane.Drop) {
@@ -180,14 +211,15 @@ func (l *laneServer) readLost() {
 		n++
 	}
 	loseLeft := func() {
-		for d, count := range left {
-			d.Count = count
-			lose(d)
+		for _, d := range slices.SortedFunc(maps.Keys(left), func(a, b lane.Drop) int { return strings.Compare(a.Plugin, b.Plugin) }) {
+			lose(lane.Drop{Plugin: d.Plugin, Reason: d.Reason, Count: left[d]})
 		}
 		clear(left)
 	}
 	adoptNow(sinks) // the spools of processes that are gone: what they had taken is no loss
-	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
+	var wrong []error
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
 		m, err := lane.ParseLost(lines.Text())
 		switch m := m.(type) {
 		case *lane.Hello:
@@ -200,14 +232,10 @@ func (l *laneServer) readLost() {
 				left[lane.Drop{Plugin: m.Plugin, Reason: placeWorkerExit.reason}]++
 			}
 		}
-		if err != nil {
-			l.p.log.Error("read what workers lost", "error", err)
-		}
+		wrong = append(wrong, err)
 	}
 	loseLeft()
-	if err := os.Remove(taken); err != nil {
-		l.p.log.Error("read what workers lost", "error", err)
-	}
+	return errors.Join(append(wrong, lines.Err(), os.Remove(name))...)
 }
 
 // took reports whether this process has taken an exchange, or one that is gone had spooled it.

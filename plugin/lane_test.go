@@ -452,19 +452,23 @@ func TestWordOfWhatWorkersLostIsTakenInOnce(t *testing.T) {
 	if err := os.WriteFile(path, []byte("HELLO 1 99.1 500\nDROP p-1 worker_exit 7\nDROP - worker_queue_full 2\nHELLO 1 99.2 3\nDROP p-1 worker_exit 1\nnonsense\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	// A process has taken this one over, and was killed.
+	if err := os.WriteFile(path+".1795428217000-7", []byte("HELLO 1 99.0 4\nLEFT 2 p-1 -\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	w := dialLane(t, l.prefix, "w", 0)
 	w.register(1, apiOnly)
-	await(t, "the file is gone", func() bool {
+	await(t, "the files are gone", func() bool {
 		left, err := filepath.Glob(path + "*")
-		return err == nil && len(left) == 0 && p.ledger.balance() == 0 && p.ledger.observed.Get() == 10
+		return err == nil && len(left) == 0 && p.ledger.balance() == 0 && p.ledger.observed.Get() == 11
 	})
-	p.ended(t, map[place]uint64{placeWorkerExit: 8, placeWorkerQueueFull: 2})
+	p.ended(t, map[place]uint64{placeWorkerExit: 9, placeWorkerQueueFull: 2})
 	workers := map[string]int64{}
-	await(t, "three events", func() bool { return len(p.spooled(t)) == 3 })
+	await(t, "four events", func() bool { return len(p.spooled(t)) == 4 })
 	for _, e := range p.spooled(t) {
 		workers[e.Get("data.worker").Str+" "+e.Get("data.reason").Str] = e.Get("data.exchanges").Int()
 	}
-	if diff := cmp.Diff(map[string]int64{"99.1 worker_exit": 7, "99.1 worker_queue_full": 2, "99.2 worker_exit": 1}, workers); diff != "" {
+	if diff := cmp.Diff(map[string]int64{"99.0 worker_exit": 1, "99.1 worker_exit": 7, "99.1 worker_queue_full": 2, "99.2 worker_exit": 1}, workers); diff != "" {
 		t.Error(diff)
 	}
 }
