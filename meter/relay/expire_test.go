@@ -99,10 +99,12 @@ func TestABatchThatIsTriedForLongExpires(t *testing.T) {
 		q, p := newAged(50*time.Minute, 0), &script{answers: away}
 		scripted(t, Settings{MaxEventAge: time.Hour, MaxRetryDelay: time.Minute}, q, p, func(r *Relay) {
 			time.Sleep(30 * time.Minute)
+			synctest.Wait()
 			if last := p.sizes[len(p.sizes)-1]; last != 1 || p.sizes[0] != 2 {
 				t.Errorf("of two records the first attempt had %d, the last %d", p.sizes[0], last)
 			}
 			time.Sleep(time.Hour)
+			synctest.Wait()
 			if st := r.Stats(); st.Expired != 2 || st.Published != 0 || len(q.rejects) != 2 {
 				t.Errorf("%+v, %d kept", st, len(q.rejects))
 			}
