@@ -529,6 +529,8 @@ func TestAWorkerThatComesBackIsNotLost(t *testing.T) {
 	again := dialLane(t, l.prefix, "w", 0)
 	again.register(1, apiOnly)
 	worker.lose() // the timer was late
+	worker.mu.Lock()
+	defer worker.mu.Unlock()
 	if p.ledger.workersLost.Get() != 0 || worker.away.Stop() {
 		t.Error("the worker counts as lost, or soon will")
 	}
