@@ -190,16 +190,16 @@ func (l *laneServer) takeLost(name string, sinks []*instance) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
-		return nil //nolint:nilerr // another process has it
+		return nil // another process has it
 	}
 	mine, err := f.Stat()
 	if err != nil {
 		return err
 	}
 	if there, err := os.Stat(name); err != nil || !os.SameFile(mine, there) || time.Since(mine.ModTime()) < laneInterval {
-		return nil //nolint:nilerr // another process has taken it in
+		return nil // another process has taken it in
 	}
 	l.lost[name] = true
 	worker, n := "unknown", 0
