@@ -280,7 +280,7 @@ func (c *Cluster) format(n *node) error {
 	if err := os.WriteFile(c.properties(n), c.serverProperties(n), 0o600); err != nil {
 		return err
 	}
-	args := []string{"format", "--cluster-id", c.id, "--config", c.properties(n)}
+	args := []string{"format", "--cluster-id=" + c.id, "--config", c.properties(n)}
 	for user, password := range map[string]string{Admin: AdminPassword, User: UserPassword} {
 		for _, mechanism := range []string{"SCRAM-SHA-256", "SCRAM-SHA-512"} {
 			args = append(args, "--add-scram", fmt.Sprintf("%s=[name=%s,password=%s]", mechanism, user, password))
