@@ -5,6 +5,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"kafka-metering/meter/scan"
 )
 
 // SpecVersion is the version of CloudEvents that the events follow.
@@ -36,7 +38,7 @@ func FormatTime(t time.Time) string {
 // attributeText returns s as an attribute of a CloudEvent may hold it: bytes that are not UTF-8, control characters and
 // Unicode's noncharacters become U+FFFD.
 func attributeText(s string) string {
-	if plain(s) && strings.IndexByte(s, 0x7f) < 0 {
+	if scan.Plain(s) && strings.IndexByte(s, 0x7f) < 0 {
 		return s
 	}
 	return strings.Map(func(r rune) rune {

@@ -54,6 +54,20 @@ type evaluation struct {
 	shared map[int]ref.Val // lists and objects of the observation, by slot
 	cost   uint64          // what the exchange's CEL programs have cost
 	read   int             // and what they have read of lists and objects, in bytes
+
+	// Memory that the next exchange uses again.
+	passed, applies []bool // by meter
+	data            []byte // of the events
+}
+
+// reset forgets the exchange, and keeps its memory for the next one.
+func (x *evaluation) reset() {
+	const keptData = 64 << 10 // bytes; few exchanges have more
+	clear(x.row[:cap(x.row)])
+	if cap(x.data) > keptData {
+		x.data = nil
+	}
+	*x = evaluation{row: x.row[:0], passed: x.passed, applies: x.applies, data: x.data[:0]}
 }
 
 func (x *evaluation) at(r slotRef) string {

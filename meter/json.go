@@ -6,6 +6,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/tidwall/gjson"
+
+	"kafka-metering/meter/scan"
 )
 
 // maxInteger is the largest integer that every JSON reader keeps exact (2^53, RFC 8259 section 6).
@@ -17,7 +19,7 @@ const hexDigits = "0123456789abcdef"
 // bytes into a header or a path, and one of them must not make an event unreadable.
 func appendString(b []byte, s string) []byte {
 	b = append(b, '"')
-	if plain(s) {
+	if scan.Plain(s) {
 		return append(append(b, s...), '"')
 	}
 	start := 0
@@ -65,16 +67,6 @@ func appendNumber(b []byte, f float64) []byte {
 		return strconv.AppendInt(b, int64(f), 10)
 	}
 	return strconv.AppendFloat(b, f, 'g', -1, 64)
-}
-
-// plain reports whether s is the same inside a JSON string and outside.
-func plain(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c >= utf8.RuneSelf || c == '"' || c == '\\' {
-			return false
-		}
-	}
-	return true
 }
 
 // isCount reports whether raw is a number of digits only that appendNumber would write as it stands: the common case.

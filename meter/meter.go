@@ -54,6 +54,7 @@ const eachRoot = "each"
 // member is one key of an event's data. Several meters of an event type may own it, with one meaning.
 type member struct {
 	key    string
+	label  string // the key as it stands in an event's data
 	source string // the expression as declared, to tell two meanings apart
 	value  bool   // a counted value rather than a dimension
 	agg    Aggregation

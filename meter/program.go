@@ -84,6 +84,9 @@ func Compile(s Settings) (*Program, error) {
 		}
 	}
 	for _, t := range p.types {
+		for i := range t.members {
+			t.members[i].label = `"` + t.members[i].key + `":`
+		}
 		urn := ""
 		if s.DataSchema != nil {
 			urn = s.DataSchema(t.name)
@@ -171,13 +174,19 @@ func (p *Program) Observe(log string) (*Observation, error) {
 // Events evaluates the meters. The events' Sequence and RecordedTime are the caller's to set.
 func (p *Program) Events(o *Observation) Result {
 	var r Result
+	p.Evaluate(o, &r)
+	return r
+}
+
+// Evaluate is Events into a result that is new or has been reset.
+func (p *Program) Evaluate(o *Observation, r *Result) {
 	subject, _ := p.subject(o)
 	if subject == "" {
 		r.SubjectMissing = true
 		subject = AnonymousSubject
 		if p.missing == MissingDrop {
 			r.Dropped = true
-			return r
+			return
 		}
 	}
 	r.UsageInconsistent = !p.fill(o, subject)
@@ -195,13 +204,12 @@ func (p *Program) Events(o *Observation) Result {
 	if o.LLM != nil {
 		most += 4 // it has up to five rows
 	}
-	r.Events = make([]Event, 0, most)
-	x := evaluation{values: o.values}
+	r.Events = slices.Grow(r.Events, most)
+	r.x.values = o.values
 	for i, t := range p.types {
 		base.Type, base.DataSchema = t.name, p.schemas[i]
-		t.events(&x, &base, id, &r)
+		t.events(&base, id, r)
 	}
-	return r
 }
 
 // fill stores what the observation adds to Kong's log.

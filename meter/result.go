@@ -30,6 +30,15 @@ type Result struct {
 	NoRequestID          bool  // the ids are a hash of the log
 	NoStartTime          bool  // Time is for the caller to set
 	UsageInconsistent    bool  // the declared cached tokens exceed the declared input
+
+	x evaluation
+}
+
+// Reset forgets the exchange. What Events held may not be used any more.
+func (r *Result) Reset() {
+	clear(r.Events)
+	r.x.reset()
+	*r = Result{Events: r.Events[:0], x: r.x}
 }
 
 // SetTime sets the time of events whose exchange had no start time.
@@ -44,9 +53,10 @@ func (r *Result) SetTime(t time.Time) {
 const maxRows = 1000
 
 // events appends t's events for one exchange to r.
-func (t *eventType) events(x *evaluation, base *Event, id string, r *Result) {
-	passed := make([]bool, len(t.meters))
-	any := false
+func (t *eventType) events(base *Event, id string, r *Result) {
+	x := &r.x
+	x.passed = slices.Grow(x.passed[:0], len(t.meters))[:len(t.meters)]
+	passed, any := x.passed, false
 	for i := range t.meters {
 		m := &t.meters[i]
 		passed[i] = m.always
@@ -85,7 +95,8 @@ func (t *eventType) events(x *evaluation, base *Event, id string, r *Result) {
 			r.fail(t.meters[0].slug, "for_each", errTooManyRows)
 			continue
 		}
-		if data := t.data(x, slices.Clone(passed), r); data != nil {
+		x.applies = append(x.applies[:0], passed...)
+		if data := t.data(x, x.applies, r); data != nil {
 			e := *base
 			e.ID, e.Data = id+"/"+t.name+"/"+strconv.Itoa(index), data
 			r.Events = append(r.Events, e)
@@ -96,7 +107,7 @@ func (t *eventType) events(x *evaluation, base *Event, id string, r *Result) {
 // rows has x be at each row of a list in turn.
 func (t *eventType) rows(list string, x *evaluation) iter.Seq[int] {
 	return func(yield func(index int) bool) {
-		x.row = make([]string, t.row.slots+1)
+		x.row = slices.Grow(x.row[:0], t.row.slots+1)[:t.row.slots+1]
 		rows := scan.Scanner[string]{Unescape: true}
 		rows.Open(list)
 		for index := 0; ; index++ {
@@ -179,7 +190,8 @@ func (t *eventType) data(x *evaluation, passed []bool, r *Result) []byte {
 	if !applies {
 		return nil
 	}
-	b := append(make([]byte, 0, 64+32*len(t.members)), '{')
+	x.data = append(slices.Grow(x.data, 64+16*len(t.members)), '{')
+	begin, b := len(x.data)-1, x.data
 	for i := range t.members {
 		m := &t.members[i]
 		raw := ""
@@ -197,7 +209,7 @@ func (t *eventType) data(x *evaluation, passed []bool, r *Result) []byte {
 			}
 		}
 		mark := len(b)
-		b = append(append(append(b, '"'), m.key...), '"', ':')
+		b = append(b, m.label...)
 		start := len(b)
 		b = appendScalar(b, raw, r)
 		if len(b) == start {
@@ -207,7 +219,8 @@ func (t *eventType) data(x *evaluation, passed []bool, r *Result) []byte {
 		b = append(b, ',')
 	}
 	b[len(b)-1] = '}'
-	return b
+	x.data = b // where that has moved, the data before stay where they are
+	return b[begin:len(b):len(b)]
 }
 
 // applies reports whether a meter that the member belongs to does.
@@ -244,7 +257,7 @@ func appendScalar(b []byte, raw string, r *Result) []byte {
 	case 't', 'f':
 		return append(b, raw...)
 	case '"':
-		if len(raw) <= maxText && plain(raw[1:len(raw)-1]) {
+		if len(raw) <= maxText && scan.Plain(raw[1:len(raw)-1]) {
 			return append(b, raw...)
 		}
 		s, _ := text(raw)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"kafka-metering/meter"
@@ -151,14 +152,18 @@ func (in *instance) handle(x exchange, t *ticket) {
 
 // record evaluates the meters and hands the events to the spool.
 func (in *instance) record(o *meter.Observation, t *ticket) {
-	r, end := in.evaluate(o)
+	r := results.Get().(*meter.Result)
+	end := in.evaluate(o, r)
 	if end != placeSpooled {
+		releaseResult(r)
 		t.end(end)
 		return
 	}
 	settled := make(chan struct{})
 	buffer := record.NewBuffer()
-	err := in.sink.Hold(in.encode(&r, buffer), func(err error) {
+	records := in.encode(r, buffer)
+	releaseResult(r)
+	err := in.sink.Hold(records, func(err error) {
 		buffer.Release()
 		if in.process.repeats(err) {
 			return
@@ -182,25 +187,33 @@ func (in *instance) record(o *meter.Observation, t *ticket) {
 	}
 }
 
-// evaluate evaluates the meters. The exchange's place is [placeSpooled] when there are events to spool.
-func (in *instance) evaluate(o *meter.Observation) (meter.Result, place) {
-	r := in.program.Events(o)
+// results are those of exchanges that have been encoded.
+var results = sync.Pool{New: func() any { return new(meter.Result) }}
+
+func releaseResult(r *meter.Result) {
+	r.Reset()
+	results.Put(r)
+}
+
+// evaluate evaluates the meters into r. The exchange's place is [placeSpooled] when there are events to spool.
+func (in *instance) evaluate(o *meter.Observation, r *meter.Result) place {
+	in.program.Evaluate(o, r)
 	if in.recorder != nil {
 		in.recorder.add(in.program.Document(o))
 	}
-	in.process.ledger.tally(&r)
+	in.process.ledger.tally(r)
 	if r.Failure != nil && in.process.reports.due("failure "+in.plugin, in.process.now()) {
 		in.process.log.Warn("a meter could not be applied to an exchange", "plugin", in.plugin, "request", o.RequestID(), "error", r.Failure)
 	}
 	switch {
 	case r.Dropped:
-		return r, placeNoSubject
+		return placeNoSubject
 	case len(r.Events) == 0:
-		return r, placeNoMeter
+		return placeNoMeter
 	case in.dryRun:
-		return r, placeDryRun
+		return placeDryRun
 	default:
-		return r, placeSpooled
+		return placeSpooled
 	}
 }
 

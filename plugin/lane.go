@@ -307,6 +307,7 @@ func (l *laneServer) release(in *laneInstance) {
 func (s *laneSession) take(b *lane.Batch) error {
 	_ = s.conn.SetReadDeadline(time.Now().Add(laneReadLimit))
 	l := &laneBatch{batch: b, session: s, exchanges: s.exchanges}
+	s.records.Reset() // of the last batch, which the spool has had
 	known := s.worker.has(b.Number)
 	var x lane.Exchange
 	for range b.Entries {
@@ -319,7 +320,7 @@ func (s *laneSession) take(b *lane.Batch) error {
 		}
 		l.last = max(l.last, x.Number)
 		if !known {
-			l.exchanges = append(l.exchanges, in.observe(&x))
+			l.exchanges = append(l.exchanges, in.observe(&x, &s.records))
 		}
 	}
 	s.l.mu.Lock()

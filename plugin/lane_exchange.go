@@ -7,22 +7,23 @@ import (
 	"kafka-metering/meter"
 	"kafka-metering/meter/scan"
 	"kafka-metering/plugin/lane"
+	"kafka-metering/plugin/record"
 )
 
 // laneExchange is an exchange that has been evaluated, and waits for the rest of its batch.
 type laneExchange struct {
-	in     *instance
-	id     string // Kong's request id
-	end    place  // [placeSpooled]: its events are to be spooled
-	result meter.Result
+	in      *instance
+	id      string   // Kong's request id
+	end     place    // [placeSpooled]: its events are to be spooled
+	records [][]byte // of the events, in the session's buffer
 }
 
-// observe evaluates an exchange. It keeps nothing of x.
-func (in *laneInstance) observe(x *lane.Exchange) (e laneExchange) {
+// observe evaluates an exchange, and encodes its events into b. It keeps nothing of x.
+func (in *laneInstance) observe(x *lane.Exchange, b *record.Buffer) (e laneExchange) {
 	e.in = in.instance
 	defer func() {
 		if cause := recover(); cause != nil {
-			e.end, e.result = placePanic, meter.Result{}
+			e.end, e.records = placePanic, nil
 			in.process.reportPanic(cause)
 		}
 	}()
@@ -35,7 +36,11 @@ func (in *laneInstance) observe(x *lane.Exchange) (e laneExchange) {
 	o.InferOutcome()
 	o.Outcome = outcomeOf(o.Outcome, o.Status(), x)
 	in.readTapped(o, x)
-	e.result, e.end = in.evaluate(o)
+	r := results.Get().(*meter.Result)
+	if e.end = in.evaluate(o, r); e.end == placeSpooled {
+		e.records = in.encode(r, b)
+	}
+	releaseResult(r)
 	return e
 }
 

@@ -166,8 +166,6 @@ func (b *laneBatch) skipKnown(p *process) {
 // spool hands all events over and waits until they are durable. places are where the exchanges end.
 func (b *laneBatch) spool(gaps []gapEvent) (places []place, err error) {
 	places = make([]place, len(b.exchanges))
-	records := &b.session.records
-	records.Reset() // of the last batch, which the spool has had
 	var groups []*handOver
 	groupOf := func(s sink) *handOver {
 		for _, g := range groups {
@@ -183,7 +181,7 @@ func (b *laneBatch) spool(gaps []gapEvent) (places []place, err error) {
 		e := &b.exchanges[i]
 		places[i] = e.end
 		if e.end == placeSpooled {
-			groupOf(e.in.sink).add(i, e.in.encode(&e.result, records))
+			groupOf(e.in.sink).add(i, e.records)
 		}
 	}
 	for i := range gaps {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math/bits"
+	"unicode/utf8"
 )
 
 // Depth bounds how deep a document may nest. RFC 8259, section 9, lets a parser set a limit; without one a few megabytes
@@ -311,6 +312,24 @@ func (s *Scanner[T]) text() error {
 			i++ // within the last seven bytes
 		}
 	}
+}
+
+// Plain reports whether text is the same inside a JSON string and outside, and ASCII.
+func Plain(text string) bool {
+	for len(text) >= 8 {
+		w := load(text, 0)
+		quote, slash := w^everyByte*'"', w^everyByte*'\\'
+		if (w|(w-everyByte*' ')|(quote-everyByte)|(slash-everyByte))&topBits != 0 {
+			return false
+		}
+		text = text[8:]
+	}
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c >= utf8.RuneSelf || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
 }
 
 // load returns the eight bytes at i, the first one lowest.

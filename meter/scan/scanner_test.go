@@ -1,6 +1,7 @@
 package scan_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -243,6 +244,21 @@ func BenchmarkScan(b *testing.B) {
 		clear(slots)
 		if err := s.Scan(text, shape, slots); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+func TestPlainIsWhatJSONLeavesAsItIs(t *testing.T) {
+	for length := range 20 {
+		for at := range length {
+			for c := range 256 {
+				text := bytes.Repeat([]byte("~"), length)
+				text[at] = byte(c)
+				want := c >= ' ' && c < 0x80 && c != '"' && c != '\\'
+				if got := scan.Plain(string(text)); got != want {
+					t.Fatalf("%q: %v", text, got)
+				}
+			}
 		}
 	}
 }
