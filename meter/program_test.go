@@ -561,6 +561,7 @@ func BenchmarkObserveToEvents(b *testing.B) {
 			}
 			b.SetBytes(int64(len(log)))
 			b.ReportAllocs()
+			var r Result
 			for b.Loop() {
 				o, err := p.Observe(log)
 				if err != nil {
@@ -568,7 +569,8 @@ func BenchmarkObserveToEvents(b *testing.B) {
 				}
 				o.InferOutcome()
 				o.LLM = l
-				r := p.Events(o)
+				r.Reset()
+				p.Evaluate(o, &r)
 				for i := range r.Events {
 					_ = r.Events[i].AppendStructured(nil)
 				}
