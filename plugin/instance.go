@@ -124,6 +124,7 @@ func (in *instance) problemsDue(now time.Time) string {
 // handle takes one exchange from a front to the spool and ends t. It returns when the events are on disk, or after
 // handOverLimit, when the spool ends t.
 func (in *instance) handle(x exchange, t *ticket) {
+	began := time.Now()
 	log, err := x.Serialize()
 	if err != nil {
 		t.end(placeSerialize)
@@ -147,11 +148,11 @@ func (in *instance) handle(x exchange, t *ticket) {
 	response := in.response(o)
 	in.readBuffered(o, x, &response)
 	in.readBody(o, &response)
-	in.record(o, t)
+	in.record(o, t, began)
 }
 
 // record evaluates the meters and hands the events to the spool.
-func (in *instance) record(o *meter.Observation, t *ticket) {
+func (in *instance) record(o *meter.Observation, t *ticket, began time.Time) {
 	r := results.Get().(*meter.Result)
 	end := in.evaluate(o, r)
 	if end != placeSpooled {
@@ -167,6 +168,9 @@ func (in *instance) record(o *meter.Observation, t *ticket) {
 		buffer.Release()
 		if in.process.repeats(err) {
 			return
+		}
+		if err == nil {
+			in.process.ledger.handOvers.UpdateDuration(began)
 		}
 		t.end(placeOf(err))
 		close(settled)

@@ -307,6 +307,7 @@ func (l *laneServer) release(in *laneInstance) {
 func (s *laneSession) take(b *lane.Batch) error {
 	_ = s.conn.SetReadDeadline(time.Now().Add(laneReadLimit))
 	l := &laneBatch{batch: b, session: s, exchanges: s.exchanges}
+	began := time.Now()
 	s.records.Reset() // of the last batch, which the spool has had
 	known := s.worker.has(b.Number)
 	var x lane.Exchange
@@ -329,6 +330,9 @@ func (s *laneSession) take(b *lane.Batch) error {
 	}
 	s.l.mu.Unlock()
 	err := s.worker.commit(l)
+	if err == nil && !known {
+		s.l.p.ledger.batches.UpdateDuration(began)
+	}
 	clear(l.exchanges) // of what they hold
 	s.exchanges = l.exchanges[:0]
 	return err

@@ -70,8 +70,10 @@ type ledger struct {
 	ends        map[place]*metrics.Counter
 	extractions map[extraction]*metrics.Counter
 
-	bodiesUnread        *metrics.Counter // Kong said that it had buffered a body, and could not give it
-	handOversLate       *metrics.Counter // the front did not wait until its exchange was on disk
+	handOvers           *metrics.PrometheusHistogram // seconds until the events of an exchange were on disk
+	batches             *metrics.PrometheusHistogram // likewise, of a batch of the Lua front
+	bodiesUnread        *metrics.Counter             // Kong said that it had buffered a body, and could not give it
+	handOversLate       *metrics.Counter             // the front did not wait until its exchange was on disk
 	configProblems      *metrics.Counter
 	valuesInvalid       *metrics.Counter
 	expressionsFailed   *metrics.Counter
@@ -110,6 +112,9 @@ const (
 	overdue = time.Minute
 )
 
+// handOverBounds are those of the histograms of hand-overs, in seconds: from a disk that flushes at once to [handOverLimit].
+var handOverBounds = []float64{.001, .002, .003, .004, .005, .01, .02, .05, .1, .5, handOverLimit.Seconds()}
+
 func newLedger() *ledger {
 	set := metrics.NewSet()
 	l := &ledger{
@@ -118,6 +123,8 @@ func newLedger() *ledger {
 		ends:        map[place]*metrics.Counter{},
 		extractions: map[extraction]*metrics.Counter{},
 
+		handOvers:           set.NewPrometheusHistogramExt(`kong_meter_handover_duration_seconds{front="pdk"}`, handOverBounds),
+		batches:             set.NewPrometheusHistogramExt(`kong_meter_handover_duration_seconds{front="lua"}`, handOverBounds),
 		bodiesUnread:        set.NewCounter("kong_meter_bodies_unread_total"),
 		handOversLate:       set.NewCounter("kong_meter_handovers_late_total"),
 		configProblems:      set.NewCounter("kong_meter_config_problems_total"),

@@ -28,6 +28,7 @@ var metricsHelp = []struct{ name, help string }{
 	{"kong_meter_dimensions_invalid_total", "Dimensions that are objects or could not be evaluated: left out."},
 	{"kong_meter_dimensions_truncated_total", "Dimensions of more than 256 bytes: cut."},
 	{"kong_meter_config_problems_total", "Problems of configurations that Kong's schema accepted."},
+	{"kong_meter_handover_duration_seconds", "Histogram of the time from the hand-over of an exchange (`front` pdk) or of a batch of them (lua) until their events were on disk, by `front`. No client waits for it."},
 	{"kong_meter_handovers_late_total", "Exchanges that Kong was not kept waiting for, because the disk took longer than 2 s."},
 	{"kong_meter_lane_batches_total", "Batches of exchanges from the Lua front, by `result`: taken, repeated (sent again, and taken before), later (the spool could not take them, and the worker keeps them)."},
 	{"kong_meter_lane_workers_lost_total", "Workers of Kong that are gone without goodbye: what they had queued is lost, and how much that was is not known."},

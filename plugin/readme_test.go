@@ -152,6 +152,9 @@ func TestEveryMetricIsDescribed(t *testing.T) {
 	}
 	names := func(text string) []string {
 		found := regexp.MustCompile(`kong_meter_[a-z0-9_]+`).FindAllString(text, -1)
+		for i := range found {
+			found[i] = regexp.MustCompile(`_(bucket|count|sum)$`).ReplaceAllString(found[i], "") // of a histogram
+		}
 		slices.Sort(found)
 		return slices.Compact(found)
 	}

@@ -17,7 +17,7 @@ const retryInterval = time.Second
 
 // groupTime is how far transactions are apart while appends come side by side:
 // each costs the disk and the processor the same, however many they are.
-const groupTime = 2 * time.Millisecond
+const groupTime = time.Millisecond
 
 // run is the committer: the only goroutine that writes to files, creates,
 // closes and removes them.
