@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -19,6 +18,7 @@ import (
 
 	"kafka-metering/meter"
 	"kafka-metering/meter/relay/kafkatest"
+	"kafka-metering/meter/spool/disktest"
 	"kafka-metering/plugin/devkong"
 	"kafka-metering/plugin/lane"
 )
@@ -196,42 +196,10 @@ func TestTwoProcessesServeAtOnce(t *testing.T) {
 	}
 }
 
-// smallDisk is a file system of so many bytes, or skips the test.
-func smallDisk(t *testing.T, bytes int) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", bytes)); err != nil {
-		t.Skipf("A FULL DISK IS NOT TESTED: a small file system cannot be mounted, which needs root: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
-// fill writes a file until the disk is full.
-func fill(t *testing.T, path string) {
-	t.Helper()
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	for block := make([]byte, 4096); ; {
-		if _, err := f.Write(block); errors.Is(err, syscall.ENOSPC) {
-			return
-		} else if err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // TestADiskThatIsFullIsWaitedFor fills the spool's disk while batches come from the Lua front: they are not acknowledged, so that
 // the workers keep them, and when there is room again they are taken. Nothing is lost or doubled.
 func TestADiskThatIsFullIsWaitedFor(t *testing.T) {
-	dir, address := smallDisk(t, 24<<20), freeAddress(t) // there is no broker: everything stays on the disk
+	dir, address := disktest.New(t, 24<<20), freeAddress(t) // there is no broker: everything stays on the disk
 	s := startServer(t, "-spool-dir", dir)
 	config, err := json.Marshal(s.configuration(address, `{"meter_ai_token_usage":false,"meter_ai_calls":false,"queue":{"max_retry_delay":0.1}}`).Config)
 	if err != nil {
@@ -257,7 +225,7 @@ func TestADiskThatIsFullIsWaitedFor(t *testing.T) {
 		}
 	}
 	filler := filepath.Join(dir, "filler")
-	fill(t, filler)
+	disktest.Fill(t, filler)
 	refused := false
 	for range 40 { // what the spool's file has room for is taken
 		if refused = !hand(false); refused {
@@ -295,24 +263,12 @@ func TestADiskThatIsFullIsWaitedFor(t *testing.T) {
 	}
 }
 
-// readOnly makes the file system at dir read-only, or writable again.
-func readOnly(t *testing.T, dir string, yes bool) {
-	t.Helper()
-	flags := uintptr(syscall.MS_REMOUNT)
-	if yes {
-		flags |= syscall.MS_RDONLY
-	}
-	if err := syscall.Mount("", dir, "", flags, ""); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // TestADiskThatIsReadOnlyIsReplacedByMemory starts the server on a read-only disk, without a broker. What nobody else keeps is
 // in memory, and on the disk when that can be written; the Lua front's workers keep theirs. Nothing is lost or doubled.
 func TestADiskThatIsReadOnlyIsReplacedByMemory(t *testing.T) {
 	const requests = 50
-	dir, address := smallDisk(t, 24<<20), freeAddress(t)
-	readOnly(t, dir, true)
+	dir, address := disktest.New(t, 24<<20), freeAddress(t)
+	disktest.ReadOnly(t, dir, true)
 	s := startServer(t, "-spool-dir", filepath.Join(dir, "spool"))
 	conf := s.configuration(address, `{"meter_ai_token_usage":false,"meter_ai_calls":false,"queue":{"max_retry_delay":0.1}}`)
 	kong := devkong.NewWorkers(1, devkong.WorkersOptions{})
@@ -342,7 +298,7 @@ func TestADiskThatIsReadOnlyIsReplacedByMemory(t *testing.T) {
 	}
 	s.checkBalances()
 
-	readOnly(t, dir, false)
+	disktest.ReadOnly(t, dir, false)
 	await(t, "the disk is used", func() bool { return s.metric("kong_meter_spool_degraded") == 0 && inMemory() == 0 })
 	w = dialLane(t, s.prefix, "w", requests)
 	w.register(1, string(config))

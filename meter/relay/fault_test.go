@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 
 	"kafka-metering/meter/relay/kafkatest"
 	"kafka-metering/meter/spool"
+	"kafka-metering/meter/spool/disktest"
 )
 
 // fault is a row of the fault matrix: something that happens to a real Kafka
@@ -380,15 +380,7 @@ func TestRealKafkaWithoutOneOfTwoTopics(t *testing.T) {
 // what is published cannot be deleted then, or it can, but it is published once.
 func TestRealKafkaWhileTheDiskIsFull(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=8m,mode=0700"); err != nil {
-		t.Skipf("A FULL DISK IS NOT TESTED: a small file system cannot be mounted, which needs root: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	dir := disktest.New(t, 8<<20)
 	c, name := kafkatest.Shared(t), kafkatest.Topic(t)
 	c.CreateTopic(t, name, 3)
 	s, err := spool.Open(dir, spool.Options{})
@@ -404,19 +396,11 @@ func TestRealKafkaWhileTheDiskIsFull(t *testing.T) {
 		}
 		taken[string(r.Headers[0].Value)] = true
 	}
-	filler, err := os.Create(filepath.Join(dir, "filler"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for err == nil {
-		_, err = filler.Write(make([]byte, 512))
-	}
-	if err := filler.Close(); err != nil {
-		t.Fatal(err)
-	}
+	filler := filepath.Join(dir, "filler")
+	disktest.Fill(t, filler)
 	r := start(t, Settings{Brokers: c.Brokers(t, kafkatest.Plaintext)}, s)
 	eventually(t, "the backlog is published", func() bool { return c.Records(t, name) >= int64(len(taken)) })
-	if err := os.Remove(filler.Name()); err != nil {
+	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
 	appendRecords(t, s, loadRecord(name, 1, 0, 0)) // there is room again

@@ -46,6 +46,7 @@ type file struct {
 
 	moving  sync.RWMutex // held while db changes
 	reading sync.Mutex   // held while Peek reads, so that what it returns is not evicted meanwhile
+	read    int          // bytes, since the pages were given back; guarded by reading
 
 	// Written by the committer alone, under Spool.mu: it may read them without.
 	counters counters

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"kafka-metering/meter/spool/disktest"
+
 	"github.com/google/go-cmp/cmp"
 	bolt "go.etcd.io/bbolt"
 )
@@ -264,10 +266,10 @@ func TestADamagedStateIsNone(t *testing.T) {
 // TestWhatIsHeldInMemoryIsNumberedAsOnDisk has the disk refuse records that were numbered already, keeps them in memory, and
 // gives the disk back: every number once, and the state goes along.
 func TestWhatIsHeldInMemoryIsNumberedAsOnDisk(t *testing.T) {
-	dir := smallDisk(t, 8<<20)
+	dir := disktest.New(t, 8<<20)
 	s, j := openWithJournal(t, dir, Options{MemoryBytes: 1 << 20})
 	filler := filepath.Join(dir, "filler")
-	fill(t, filler)
+	disktest.Fill(t, filler)
 	n := 0
 	for held := 0; held < 5; n++ { // what the file has room for is durable
 		switch err := hold(t, s, 0); {

@@ -2,7 +2,6 @@ package spool
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,51 +9,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"kafka-metering/meter/spool/disktest"
 )
-
-// smallDisk is a file system of so many bytes, or skips the test.
-func smallDisk(t *testing.T, bytes int) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", bytes)); err != nil {
-		t.Skipf("A FULL DISK IS NOT TESTED: a small file system cannot be mounted, which needs root: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
-// fill writes a file until the disk is full.
-func fill(t *testing.T, path string) {
-	t.Helper()
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	for block := make([]byte, 4096); ; {
-		if _, err := f.Write(block); errors.Is(err, syscall.ENOSPC) {
-			return
-		} else if err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-// readOnly makes the file system at dir read-only, or writable again.
-func readOnly(t *testing.T, dir string, yes bool) {
-	t.Helper()
-	flags := uintptr(syscall.MS_REMOUNT)
-	if yes {
-		flags |= syscall.MS_RDONLY
-	}
-	if err := syscall.Mount("", dir, "", flags, ""); err != nil {
-		t.Fatal(err)
-	}
-}
 
 // hold hands number n over, and returns what became of it.
 func hold(t *testing.T, s *Spool, n int) error {
@@ -80,11 +37,11 @@ func onDisk(t *testing.T, s *Spool) {
 
 // TestADiskThatIsFullIsReplacedByMemoryUntilThereIsRoom fills the disk of an open spool.
 func TestADiskThatIsFullIsReplacedByMemoryUntilThereIsRoom(t *testing.T) {
-	dir := smallDisk(t, 8<<20)
+	dir := disktest.New(t, 8<<20)
 	s := openSpool(t, dir, Options{MemoryBytes: 60_000})
 	appendNumbers(t, s, 0, 10)
 	filler := filepath.Join(dir, "filler")
-	fill(t, filler)
+	disktest.Fill(t, filler)
 	n := 10
 	for ; ; n++ { // what the file has room for is durable
 		err := hold(t, s, n)
@@ -165,8 +122,8 @@ func TestADiskThatIsFullIsReplacedByMemoryUntilThereIsRoom(t *testing.T) {
 
 // TestADiskThatIsReadOnlyAtStartIsReplacedByMemory publishes from memory, and goes on on the disk.
 func TestADiskThatIsReadOnlyAtStartIsReplacedByMemory(t *testing.T) {
-	disk := smallDisk(t, 8<<20)
-	readOnly(t, disk, true)
+	disk := disktest.New(t, 8<<20)
+	disktest.ReadOnly(t, disk, true)
 	dir := filepath.Join(disk, "kafka")
 	if _, err := Open(dir, Options{}); !errors.Is(err, syscall.EROFS) {
 		t.Errorf("%v, want what is wrong with the disk", err)
@@ -188,7 +145,7 @@ func TestADiskThatIsReadOnlyAtStartIsReplacedByMemory(t *testing.T) {
 		t.Error(err)
 	}
 	checkBalance(t, s)
-	readOnly(t, disk, false)
+	disktest.ReadOnly(t, disk, false)
 	onDisk(t, s)
 	appendNumbers(t, s, 20, 30)
 	got, _ := drain(t, s)
@@ -209,8 +166,8 @@ func TestADiskThatIsReadOnlyAtStartIsReplacedByMemory(t *testing.T) {
 
 // TestWhatIsInMemoryWhenTheProcessEndsIsToldToBeLost closes a spool whose disk never came back.
 func TestWhatIsInMemoryWhenTheProcessEndsIsToldToBeLost(t *testing.T) {
-	disk := smallDisk(t, 8<<20)
-	readOnly(t, disk, true)
+	disk := disktest.New(t, 8<<20)
+	disktest.ReadOnly(t, disk, true)
 	s := openSpool(t, filepath.Join(disk, "kafka"), Options{MemoryBytes: 1 << 20})
 	for n := range 3 {
 		if err := hold(t, s, n); !errors.Is(err, ErrMemory) {
@@ -227,8 +184,8 @@ func TestWhatIsInMemoryWhenTheProcessEndsIsToldToBeLost(t *testing.T) {
 
 // TestWithoutMemoryADiskThatFailsIsAnError has nowhere to keep files in memory.
 func TestWithoutMemoryADiskThatFailsIsAnError(t *testing.T) {
-	disk := smallDisk(t, 8<<20)
-	readOnly(t, disk, true)
+	disk := disktest.New(t, 8<<20)
+	disktest.ReadOnly(t, disk, true)
 	memoryDir = filepath.Join(disk, "nowhere")
 	defer func() { memoryDir = "/dev/shm" }()
 	s := openSpool(t, filepath.Join(disk, "kafka"), Options{MemoryBytes: 1 << 20})
@@ -244,7 +201,7 @@ func TestWithoutMemoryADiskThatFailsIsAnError(t *testing.T) {
 // TestAReaderDoesNotNoticeThatRecordsMoveToTheDisk has the disk fail again and again while one goroutine appends and
 // another reads.
 func TestAReaderDoesNotNoticeThatRecordsMoveToTheDisk(t *testing.T) {
-	dir := smallDisk(t, 16<<20)
+	dir := disktest.New(t, 16<<20)
 	s := openSpool(t, dir, Options{MemoryBytes: 8 << 20})
 	const n = 3000
 	ended := make(chan struct{})
@@ -256,7 +213,7 @@ func TestAReaderDoesNotNoticeThatRecordsMoveToTheDisk(t *testing.T) {
 			}
 			switch i % 1000 {
 			case 300:
-				fill(t, filepath.Join(dir, "filler"))
+				disktest.Fill(t, filepath.Join(dir, "filler"))
 			case 900:
 				if err := os.Remove(filepath.Join(dir, "filler")); err != nil {
 					t.Error(err)

@@ -102,6 +102,10 @@ func (s *Spool) peekFile(f *file, dst []Entry, maxRecords, maxBytes int, start f
 		s.mu.Lock()
 		f.peeked = max(f.peeked, out[len(out)-1].Pos.seq)
 		s.mu.Unlock()
+		for _, e := range out[len(dst):] {
+			f.read += len(e.Record)
+		}
+		f.giveBackRead()
 	}
 	return out, err
 }

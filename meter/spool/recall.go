@@ -34,6 +34,9 @@ func (s *Spool) recall(f *file, limit int) (n int) {
 		}
 		return nil
 	})
+	if n > 0 {
+		f.giveBack()
+	}
 	return n
 }
 

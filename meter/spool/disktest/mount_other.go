@@ -1,0 +1,11 @@
+//go:build !linux
+
+package disktest
+
+import "errors"
+
+func mount(string, int) error { return errors.ErrUnsupported }
+
+func unmount(string) error { return errors.ErrUnsupported }
+
+func remount(string, bool) error { return errors.ErrUnsupported }
