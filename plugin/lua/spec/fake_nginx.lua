@@ -187,12 +187,7 @@ function M.new()
     },
     response = { get_source = function() return w.request.source or "service" end },
     router = {
-      get_route = function() return w.request.route end,
       get_service = function() return w.request.service or { read_timeout = 60000 } end,
-    },
-    client = {
-      get_consumer = function() return w.request.consumer end,
-      get_credential = function() return w.request.credential end,
     },
   }
 
@@ -251,6 +246,7 @@ function M.new()
   -- exchange runs one exchange through the handler's phases. The request's chunks are its body; it ends unless cut is set.
   function w.exchange(handler, conf, request)
     w.request, w.ngx.ctx = request or {}, request and request.ctx or {}
+    w.ngx.ctx.service = w.request.service
     w.request.var = w.request.var or { request_completion = "OK", body_bytes_sent = "10" }
     handler:header_filter(conf)
     local chunks = w.request.chunks or { "x" }

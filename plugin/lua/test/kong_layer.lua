@@ -38,19 +38,14 @@ local function pdk(prefix)
       end,
     },
     response = {
-      get_source = function()
-        local ctx = ngx.ctx
+      get_source = function(ctx)
+        ctx = ctx or ngx.ctx
         return ctx.KONG_UNEXPECTED and "error" or ctx.KONG_EXITED and "exit" or ctx.KONG_PROXIED and "service" or "error"
       end,
     },
     service = { request = { set_raw_body = ngx.req.set_body_data } },
     router = {
-      get_route = function() return ngx.ctx.route end,
       get_service = function() return ngx.ctx.service end,
-    },
-    client = {
-      get_consumer = function() return ngx.ctx.authenticated_consumer end,
-      get_credential = function() return ngx.ctx.authenticated_credential end,
     },
   }
 end

@@ -14,7 +14,8 @@
 local cjson = require "cjson.safe"
 
 local kong, ngx = kong, ngx
-local var, encode, concat, find, sub = ngx.var, cjson.encode, table.concat, string.find, string.sub
+local var, encode, concat = ngx.var, cjson.encode, table.concat
+local find, sub, format = string.find, string.sub, string.format
 local floor, max, abs = math.floor, math.max, math.abs
 
 -- Kong has timers of its own under OpenResty's names, which do not run any more once a worker has begun to exit. It keeps
@@ -68,20 +69,19 @@ end
 
 -- watch notes of an upstream's response whether it ends, and its body where the meters need it.
 local function watch(conf)
-  local status, method = ngx.status, ngx.req.get_method()
-  if kong.response.get_source() ~= "service" or status < 200 or status == 204 or status == 304 or method == "HEAD" then
+  local status, method, ctx = ngx.status, ngx.req.get_method(), ngx.ctx
+  if kong.response.get_source(ctx) ~= "service" or status < 200 or status == 204 or status == 304 or method == "HEAD" then
     return -- without a body, or Kong's own
   end
   local r = registration(conf)
-  local seen = { last = ngx.now(), pause = 0, kind = "", encoding = "", bytes = 0, half = r.half,
-                 head = {}, head_bytes = 0, -- a list of pieces of the body
-                 tail = {}, tail_bytes = 0, from = 1, to = 0 } -- a window on those that come after them
-  ngx.ctx.kafka_metering = seen
-  seen.posted = r.body ~= "none" and method == "POST"
+  local seen = { last = ngx.now(), pause = 0, posted = r.body ~= "none" and method == "POST" }
+  ctx.kafka_metering = seen
   if r.body == "any" or seen.posted and status < 300 then
     local kind, encoding = ngx.header["Content-Type"] or "", ngx.header["Content-Encoding"] or ""
     if #kind < 256 and #encoding < 256 and type(encoding) == "string" and readable(kind:lower()) then
-      seen.tapped, seen.kind, seen.encoding = true, kind, encoding
+      seen.tapped, seen.kind, seen.encoding, seen.bytes, seen.half = true, kind, encoding, 0, r.half
+      seen.head, seen.head_bytes = {}, 0 -- a list of pieces of the body
+      seen.tail, seen.tail_bytes, seen.from, seen.to = {}, 0, 1, 0 -- a window on those that come after them
     end
   end
 end
@@ -121,6 +121,7 @@ end
 
 -- fields has members of the log as kong.log.serialize makes them (Kong 3.9: kong/pdk/log.lua). What it reads of ngx.ctx is
 -- not documented: log_of compares as we go.
+local NONE = {}
 local fields = {
   ["request.id"] = function(ctx) return ctx.request_id or var.kong_request_id or "" end,
   ["request.method"] = function() return kong.request.get_method() end,
@@ -130,8 +131,8 @@ local fields = {
   ["response.size"] = function() return tonumber(var.bytes_sent) end,
   ["latencies.kong"] = function(ctx) return ctx.KONG_PROXY_LATENCY or ctx.KONG_RESPONSE_LATENCY or 0 end,
   ["latencies.proxy"] = function(ctx) return ctx.KONG_WAITING_TIME or -1 end,
-  ["latencies.request"] = function() return floor((ngx.now() - ngx.req.start_time()) * 1000 + 0.5) end,
-  ["authenticated_entity.id"] = function() return (kong.client.get_credential() or {}).id end,
+  ["latencies.request"] = function() return tonumber(var.request_time) * 1000 end,
+  ["authenticated_entity.id"] = function(ctx) return (ctx.authenticated_credential or NONE).id end,
   upstream_status = function(ctx) return var.upstream_status or ctx.buffered_status or "" end,
   upstream_uri = function(ctx)
     local uri, asked = var.upstream_uri or "", ctx.request_uri or var.request_uri or ""
@@ -142,13 +143,16 @@ local fields = {
   end,
   tries = function(ctx) return ctx.balancer_data and ctx.balancer_data.tries end,
   client_ip = function() return var.remote_addr end,
-  started_at = function() return kong.request.get_start_time() end,
-  source = function() return kong.response.get_source() == "service" and "upstream" or "kong" end,
+  started_at = function(ctx) return ctx.KONG_PROCESSING_START or kong.request.get_start_time() end,
+  source = function(ctx) return kong.response.get_source(ctx) == "service" and "upstream" or "kong" end,
   workspace = function(ctx) return ctx.workspace end,
 }
 
 -- objects has the same for any member of an object.
-local variables = setmetatable({}, { __index = function(_, name) return "http_" .. name:gsub("-", "_") end })
+local variables = setmetatable({}, { __index = function(all, name)
+  all[name] = "http_" .. name:gsub("-", "_")
+  return all[name]
+end })
 local objects = {
   ["request.headers"] = function(_, name)
     local value = var[variables[name]] and rawget(kong.request.get_headers(), name) -- the variable tells quickly
@@ -156,13 +160,16 @@ local objects = {
   end,
   ["request.querystring"] = function(_, name) return var.args and kong.request.get_query()[name] end,
   ["response.headers"] = function(_, name) return ngx.header[name] end,
-  route = function(_, name) return (kong.router.get_route() or {})[name] end,
-  service = function(_, name) return (kong.router.get_service() or {})[name] end,
-  consumer = function(_, name) return (kong.client.get_consumer() or {})[name] end,
+  route = function(ctx, name) return (ctx.route or NONE)[name] end,
+  service = function(ctx, name) return (ctx.service or NONE)[name] end,
+  consumer = function(ctx, name) return (ctx.authenticated_consumer or NONE)[name] end,
 }
 
+-- absent is for what AI plugins log (ai): it is there only where log_of sends Kong's own log anyway.
+local function absent() end
+
 -- plan prepares a document of the members that the process needs. It returns nil where one of them is none of ours: then
--- the whole log is sent. What AI plugins log (ai) is there only where log_of sends that anyway.
+-- the whole log is sent.
 local function plan(paths)
   local document, members, roots = {}, {}, {}
   for i, path in ipairs(paths) do
@@ -175,32 +182,54 @@ local function plan(paths)
       into[path[k]] = into[path[k]] or {}
       into = into[path[k]]
     end
-    members[i], roots[path[1]] = { path = path, get = get, into = into, name = path[#path] }, true
+    members[i], roots[path[1]] = { path = path, get = get or absent, into = into, name = path[#path] }, true
   end
   return { document = document, members = members, roots = roots }
 end
 
--- log_of returns the exchange's log as JSON. It is Kong's own where a plugin has put something in where we look, as AI
--- plugins do (kong.log.set_serialize_value). And of a configuration's first exchange, its second, fourth, eighth and so on
--- our members are compared with Kong's: where they differ (another version of Kong) its own log is sent from then on.
-local function log_of(r, ctx)
-  local excerpt = ngx.req.get_method() == "POST" and r.call or r.request
-  for _, added in ipairs(excerpt and ctx.serialize_values or {}) do
-    excerpt = excerpt and not excerpt.roots[added.key:match("^[^.]*")] and excerpt
+-- plain reports whether no plugin has put something into the log where we look, as AI plugins do
+-- (kong.log.set_serialize_value).
+local function plain(excerpt, added)
+  for _, value in ipairs(added) do
+    if excerpt.roots[value.key:match("^[^.]*")] then
+      return false
+    end
   end
-  if not excerpt then
-    return encode(kong.log.serialize())
-  end
-  r.exchanges = r.exchanges + 1
-  local whole = bit.band(r.exchanges, r.exchanges - 1) == 0 and kong.log.serialize()
+  return true
+end
+
+-- differs returns a member of our document that is not what Kong logs.
+local function differs(excerpt, whole)
   for _, member in ipairs(excerpt.members) do
-    local value, logged = member.get and member.get(ctx, member.name), whole
-    member.into[member.name] = value
-    for _, key in ipairs(whole and member.path or {}) do
+    local logged = whole
+    for _, key in ipairs(member.path) do
       logged = type(logged) == "table" and rawget(logged, key) or nil
     end
-    if whole and encode(value) ~= encode(logged) then
-      warn("this Kong logs ", concat(member.path, "."), " differently; its whole log is sent, which is slower")
+    if encode(member.into[member.name]) ~= encode(logged) then
+      return concat(member.path, ".")
+    end
+  end
+end
+
+-- log_of returns the exchange's log as JSON: our document, or Kong's own where a plugin has added to it. And of a
+-- configuration's first exchange, its second, fourth, eighth and so on our document is compared with Kong's: where they differ
+-- (another version of Kong) its own log is sent from then on.
+local function log_of(r, ctx)
+  local excerpt, added = ngx.req.get_method() == "POST" and r.call or r.request, ctx.serialize_values
+  if not excerpt or added and not plain(excerpt, added) then
+    return encode(kong.log.serialize())
+  end
+  local members = excerpt.members
+  for i = 1, #members do
+    local member = members[i]
+    member.into[member.name] = member.get(ctx, member.name)
+  end
+  r.exchanges = r.exchanges + 1
+  if bit.band(r.exchanges, r.exchanges - 1) == 0 then
+    local whole = kong.log.serialize()
+    local other = differs(excerpt, whole)
+    if other then
+      warn("this Kong logs ", other, " differently; its whole log is sent, which is slower")
       r.request, r.call = nil, nil
       return encode(whole)
     end
@@ -273,7 +302,7 @@ local function deliver(socket)
     local upto, bytes, lines, drops = first - 1, 0, drop_lines()
     while upto < last and upto - first + 1 < BATCH_MOST_ENTRIES and bytes < BATCH_MOST_BYTES do
       upto = upto + 1
-      bytes = bytes + #queue[upto].data
+      bytes = bytes + queue[upto].size
     end
     batches = batches + 1
     batch = { number = batches, again = 0, upto = upto, lines = lines, drops = drops }
@@ -295,7 +324,7 @@ local function deliver(socket)
     if not taken then -- the process never will: they count with the next batch's drops
       drop(queue[i].registration.plugin, "worker_refused")
     end
-    queued, queue[i] = queued - #queue[i].data, nil
+    queued, queue[i] = queued - queue[i].size, nil
   end
   counted = counted + batch.drops + (taken and entries or 0)
   first, batch = batch.upto + 1, nil
@@ -343,7 +372,8 @@ local function leave()
   local text = { "HELLO 1 " .. worker .. " " .. number .. "\n", concat(batch and batch.lines or {}), concat((drop_lines())) }
   for i = first, last do
     local sent_in = batch and i <= batch.upto and batch.number or batches + 1
-    text[#text + 1] = "LEFT " .. sent_in .. " " .. queue[i].registration.plugin .. " " .. queue[i].id .. "\n"
+    local id = find(queue[i].id, "^%x+$") and queue[i].id or "-"
+    text[#text + 1] = "LEFT " .. sent_in .. " " .. queue[i].registration.plugin .. " " .. id .. "\n"
   end
   local file, err = io.open(kong.configuration.prefix .. "/kafka-metering.lane.lost", "a")
   if file then
@@ -379,10 +409,8 @@ local function flush()
 end
 
 -- record puts the exchange into the queue.
-local UNSEEN = { kind = "", encoding = "", head = {}, tail = {}, from = 1, to = 0, bytes = 0 }
-
-local function record(conf)
-  local r, ctx = registration(conf), ngx.ctx
+local function record(conf, ctx)
+  local r = registration(conf)
   if last - first + 1 >= MAX_ENTRIES or queued >= MAX_BYTES then
     return drop(r.plugin, "worker_queue_full")
   end
@@ -391,28 +419,32 @@ local function record(conf)
     warn("an exchange cannot be handed over: ", err or "its log is too long")
     return drop(r.plugin, "worker_log")
   end
-  local seen, flags, first_byte, request = ctx.kafka_metering or UNSEEN, "-", -1, ""
-  if var.request_completion == "OK" then
-    flags = "d"
-  end
-  if seen.last then
-    local patience = tonumber((kong.router.get_service() or {}).read_timeout) or math.huge
-    local stalled = max(seen.pause, ngx.now() - seen.last) * 1000 >= 0.98 * patience -- ngx.now is not exact
-    flags = flags .. "b" .. (seen.eof and "e" or "") .. (stalled and "s" or "") .. (seen.tapped and "t" or "")
+  local seen, flags, first_byte = ctx.kafka_metering, var.request_completion == "OK" and "d" or "-", -1
+  local request, kind, encoding, head, tail, skipped = "", "", "", "", "", 0
+  if seen then
+    flags = flags .. (seen.eof and "be" or "b")
+    if not seen.eof then
+      local patience = tonumber((kong.router.get_service() or NONE).read_timeout) or math.huge
+      local stalled = max(seen.pause, ngx.now() - seen.last) * 1000 >= 0.98 * patience -- ngx.now is not exact
+      flags = stalled and flags .. "s" or flags
+    end
     first_byte = seen.began and max(0, floor((seen.began - ngx.req.start_time()) * 1000 + 0.5)) or -1
+    if seen.tapped then
+      flags, kind, encoding = flags .. "t", seen.kind, seen.encoding
+      head, tail = concat(seen.head), concat(seen.tail, "", seen.from, seen.to)
+      skipped = seen.bytes - #head - #tail
+    end
+    if seen.posted then
+      request = ngx.req.get_body_data() or "" -- nil unless it has been read, and is not in a file
+      request = #request <= MAX_REQUEST and request or ""
+    end
   end
-  if seen.posted then
-    request = ngx.req.get_body_data() or "" -- nil unless it has been read, and is not in a file
-    request = #request <= MAX_REQUEST and request or ""
-  end
-  local head, tail = concat(seen.head), concat(seen.tail, "", seen.from, seen.to)
-  local data = "EXCHANGE " .. r.id .. " " .. number .. " " .. flags .. " " .. first_byte .. " " .. (var.body_bytes_sent or 0)
-    .. " " .. #log .. " " .. #request .. " " .. #seen.kind .. " " .. #seen.encoding
-    .. " " .. #head .. " " .. seen.bytes - #head - #tail .. " " .. #tail
-    .. "\n" .. log .. request .. seen.kind .. seen.encoding .. head .. tail
-  local id = fields["request.id"](ctx)
-  last, queued = last + 1, queued + #data
-  queue[last] = { data = data, registration = r, id = find(id, "^%x+$") and id or "-" }
+  local data = format("EXCHANGE %d %d %s %d %s %d %d %d %d %d %d %d\n%s%s%s%s", r.id, number, flags, first_byte,
+    var.body_bytes_sent or 0, #log, #request, #kind, #encoding, #head, skipped, #tail, log, request, kind, encoding)
+  local size = #data + #head + #tail
+  last, queued = last + 1, queued + size
+  queue[last] = { data = head ~= "" and { data, head, tail } or data, size = size, registration = r,
+                  id = fields["request.id"](ctx) }
 end
 
 -- ensure_stream_usage
@@ -479,7 +511,7 @@ end
 
 function Front:log(conf)
   number = number + 1
-  if not guarded(record, conf) then
+  if not guarded(record, conf, ngx.ctx) then
     drop(conf.__plugin_id or "-", "worker_error")
   end
   if not (called or flushing) and (ngx.worker.exiting() or last - first + 1 >= BATCH_ENTRIES and wait == 0) then
