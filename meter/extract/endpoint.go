@@ -32,6 +32,7 @@ var endpoints = []endpoint{
 	{suffix: "/v1/complete", format: anthropicComplete, hosts: true},
 	{suffix: ":predict", hosts: true},
 	{suffix: "/interactions", format: interactions, hosts: true},
+	{suffix: "/agents/completions", format: openAIChat, operation: "chat", hosts: true},
 	{suffix: "/completions", format: openAIChat, operation: "text_completion", hosts: true},
 	{suffix: "/responses", format: openAIResponses, hosts: true},
 	{suffix: "/responses/compact", format: openAIResponses, hosts: true},
@@ -143,7 +144,7 @@ func classify(r *Response) (_ call, ok bool) {
 	if ok {
 		c.stored, c.format, c.sure = true, stored, false
 	}
-	return c, ok || r.Method == "POST"
+	return c, ok || r.Method == "POST" || r.Status == statusSwitching
 }
 
 func pathOf(r *Response) string {

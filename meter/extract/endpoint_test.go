@@ -47,6 +47,10 @@ func TestPathsTellWhatACallIs(t *testing.T) {
 		{"POST", unknown, "/model/x/count-tokens", "none"},
 		{"POST", unknown, "/orders", "shape"},
 		{"PUT", unknown, "/orders", "none"},
+		{"POST", "api.mistral.ai", "/v1/agents/completions", "openai chat"},
+		{"POST", "api.mistral.ai", "/v1/fim/completions", "openai text_completion"},
+		{"POST", openAI, "/v1/threads/t/runs/r/submit_tool_outputs", "shape"},
+		{"POST", openAI, "/v1/threads/t/runs/r", "none"},
 	} {
 		request, ok := classify(&Response{Method: c.method, Host: c.host, Path: c.path, Status: 200})
 		got := "none"

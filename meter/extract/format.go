@@ -101,6 +101,7 @@ const (
 	slotFinish
 	slotType
 	slotFlag // what a format's own read or ends looks at
+	slotSide // the same
 	numTextSlots
 	maxRoots = 8
 	maxTexts = 16
@@ -163,7 +164,7 @@ func (f format) compile() *format {
 
 // formats are all of them, in the order in which a message is compared with their shapes: the strictest first.
 var formats = []*format{
-	anthropicBatch, geminiBatch, batch, anthropicMessages, anthropicComplete, openAIResponses, realtime, geminiContent, geminiLive, interactions,
+	anthropicBatch, geminiBatch, batch, anthropicMessages, anthropicComplete, realtime, openAIResponses, geminiContent, geminiLive, interactions,
 	converse, cohereChat, ollama, watsonx, titan, llama, vertexPredict, replicate, deepgram, llamaServer, lmStudio, sgLang, alephAlpha,
 	openAIChat, textGeneration,
 }

@@ -14,11 +14,14 @@ var usageMarkers = []string{
 }
 
 // event takes in one event of a stream.
-func (c *Reader) event(_, data []byte) {
+func (c *Reader) event(name, data []byte) {
 	if c.closing && !c.complete {
 		c.seen++
 		c.cut = true // the rest of it may be missing
 		return
+	}
+	if string(name) == "error" && !c.ended {
+		c.settled = false // as in message
 	}
 	c.message(data)
 }
@@ -126,6 +129,9 @@ func (c *Reader) message(data []byte) {
 		c.text.take(c.format, c.model(), data)
 	}
 	declares := mentionsAny(data, c.format.markers)
+	if !declares && c.settled && c.streamed && c.format.merging != sums && mentions(data, `"error"`) {
+		c.settled = false // the stream breaks: what it has declared so far is not the last word
+	}
 	switch {
 	case declares:
 	case c.format.ends != nil && c.format.ends(c, data):

@@ -141,7 +141,9 @@ var openAIAmounts = []amountRule{
 //   - https://docs.mistral.ai/api/#tag/ocr: usage_info.
 //   - https://platform.openai.com/docs/api-reference/runs: in a stream, a step's usage comes before that of the run,
 //     which includes it.
-//   - https://help.aliyun.com/zh/model-studio/qwen-api-reference (DashScope): output, request_id and usage.
+//   - https://help.aliyun.com/zh/model-studio/qwen-api-reference (DashScope): output, request_id and usage; of an
+//     application (https://help.aliyun.com/zh/model-studio/call-application-through-api) usage.models, one for each model
+//     that it called.
 var openAIChat = format{
 	api:       "openai",
 	operation: "chat",
@@ -163,6 +165,7 @@ var openAIChat = format{
 		{[]sign{{"data.embedding", ""}, {"usage.total_tokens", ""}}, "embeddings"},
 		{[]sign{{"data[].relevance_score", ""}, {"usage.total_tokens", ""}}, "rerank"},
 		{[]sign{{"results[].relevance_score", ""}, {"usage.total_tokens", ""}}, "rerank"},
+		{[]sign{{"data[].object", "classification"}, {"usage.total_tokens", ""}}, "classification"},
 		{[]sign{{"data[].b64_json", `"`}, {"created", ""}}, "image_generation"},
 		{[]sign{{"data", "["}, {"usage.cost_in_usd_ticks", ""}}, "image_generation"},
 		{[]sign{{"type", "image_generation.*"}}, "image_generation"},
@@ -177,8 +180,10 @@ var openAIChat = format{
 		{[]sign{{"pages[].markdown", ""}, {"usage_info.pages_processed", ""}}, "ocr"},
 		{[]sign{{"usage.prompt_tokens", ""}, {"usage.total_tokens", ""}}, ""},
 		{[]sign{{"result.usage.prompt_tokens", ""}, {"result.usage.total_tokens", ""}}, ""},
+		{[]sign{{"result.usage.input_tokens", ""}, {"result.usage.total_tokens", ""}, {"success", ""}}, ""},
 		{[]sign{{"output", "{"}, {"request_id", `"`}, {"usage.input_tokens", ""}}, ""},
 		{[]sign{{"output", "{"}, {"request_id", `"`}, {"usage.total_tokens", ""}}, ""},
+		{[]sign{{"output", "{"}, {"request_id", `"`}, {"usage.models", "["}}, ""},
 		{[]sign{{"output", "{"}, {"request_id", `"`}, {"usage.image_count", ""}}, "image_generation"},
 		{[]sign{{"output", "{"}, {"request_id", `"`}, {"usage.characters", ""}}, "speech"},
 		{[]sign{{"usage.prompt_tokens", ""}, {"usage.completion_tokens", ""}}, ""},
@@ -195,11 +200,13 @@ var openAIChat = format{
 		{"output.finish_reason", slotFinish},
 		{"output.choices[].finish_reason", slotFinish},
 		{"object", slotType},
+		{"type", slotType},
 		{"duration", slotFlag},
 	},
 	roots:   []string{"usage", "x_groq.usage", "choices[].usage", "result.usage", "usage_info"},
 	counts:  openAICounts,
 	amounts: openAIAmounts,
+	lists:   []listRule{{path: "models", counts: []countRule{{"input_tokens", meter.InputTokens}, {"output_tokens", meter.OutputTokens}}}},
 	delivers: delivery{list: "choices", paths: []string{
 		"delta.content", "delta.reasoning_content", "delta.reasoning", "delta.refusal", "text",
 		"delta.tool_calls[].function.name", "delta.tool_calls[].function.arguments",
@@ -211,8 +218,12 @@ var openAIChat = format{
 }.compile()
 
 func readOpenAI(c *Reader) {
-	if is(c.texts[slotType], "thread.run.step") || is(c.texts[slotType], "thread.run.step.delta") {
-		return // the run's usage includes it
+	switch kind := c.texts[slotType]; {
+	case bytes.HasPrefix(kind, []byte(`"thread`)) && !is(kind, "thread.run"): // a thread, a message, a step
+		c.texts[slotID] = nil // the run's is the answer's
+		return                // the run's usage includes a step's
+	case is(kind, "transcript.text.segment"):
+		c.texts[slotID] = nil // one of many
 	}
 	c.readRoots()
 	if c.llm.Operation == "transcription" && c.declared.Empty() && !c.bad {

@@ -283,7 +283,7 @@ func (c *Reader) finish() {
 	case framedEvents:
 		c.events.Close()
 		if c.seen == 0 && !c.sse && c.complete {
-			c.err = ErrUnparsable // a text that starts like a field
+			c.finishText() // that starts like a field
 		}
 	case framedValues:
 		c.finishValues()
@@ -292,9 +292,7 @@ func (c *Reader) finish() {
 			c.cut = true
 		}
 	case framedText:
-		if m := mediaTypeOf(c.response.ContentType); m == "" || strings.Contains(m, "json") {
-			c.err = ErrUnparsable
-		}
+		c.finishText()
 	case unframed:
 	}
 	for i := 1; i <= len(c.tail) && c.llm.FinishReason == "" && c.format != nil; i++ {
@@ -302,6 +300,14 @@ func (c *Reader) finish() {
 	}
 	if !c.request.sure && c.format == nil && c.spare.Empty() {
 		c.err = ErrNotLLM
+	}
+}
+
+// finishText judges a body that holds no message: an error where one was promised, or else just a text.
+func (c *Reader) finishText() {
+	c.streamed = false
+	if m := mediaTypeOf(c.response.ContentType); m == "" || strings.Contains(m, "json") {
+		c.err = ErrUnparsable
 	}
 }
 

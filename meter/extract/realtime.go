@@ -3,7 +3,10 @@ package extract
 // realtime is OpenAI's Realtime API, whose WebSocket messages come one for each line. Each response.done declares the
 // usage of one response (https://platform.openai.com/docs/api-reference/realtime-server-events/response/done): a session
 // consumes their sum. xAI puts it beside the response instead of into it
-// (https://docs.x.ai/docs/guides/voice). The usage of an input's transcription is that of another model, and not read.
+// (https://docs.x.ai/docs/guides/voice).
+//
+// The usage of an input's transcription is that of another model, and not read, but in a session that does nothing else
+// (https://platform.openai.com/docs/guides/realtime-transcription): there it is the sum of the transcriptions.
 var realtime = format{
 	api:       "realtime",
 	operation: "chat",
@@ -11,6 +14,7 @@ var realtime = format{
 	shapes: []shape{
 		{[]sign{{"type", "session.created"}, {"session.object", "realtime*"}}, ""},
 		{[]sign{{"type", "session.*"}, {"session", "{"}, {"event_id", `"`}}, ""},
+		{[]sign{{"type", "transcription_session.*"}, {"session", "{"}}, "transcription"},
 		{[]sign{{"type", "response.*"}, {"response.object", "realtime.response"}}, ""},
 	},
 	texts: []textRule{
@@ -18,6 +22,9 @@ var realtime = format{
 		{"session.id", slotID},
 		{"response.status", slotFinish},
 		{"type", slotType},
+		{"session.object", slotFlag},
+		{"session.audio.input.transcription.model", slotSide},
+		{"session.input_audio_transcription.model", slotSide},
 	},
 	roots:   []string{"response.usage", "usage"},
 	counts:  openAICounts,
@@ -28,7 +35,18 @@ var realtime = format{
 }.compile()
 
 func readRealtime(c *Reader) {
-	if is(c.texts[slotType], "response.done") {
+	if is(c.texts[slotFlag], "realtime.transcription_session") {
+		c.llm.Operation = transcribes
+		c.texts[slotModel] = c.texts[slotSide]
+	}
+	last := "response.done"
+	if c.llm.Operation == transcribes {
+		last = "conversation.item.input_audio_transcription.completed"
+	}
+	if is(c.texts[slotType], last) {
 		c.readRoots()
 	}
 }
+
+// transcribes is the operation of a session that only transcribes.
+const transcribes = "transcription"

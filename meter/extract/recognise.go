@@ -61,7 +61,7 @@ const maxSigns = 128
 
 // recognise chooses the format of a message whose path tells nothing, and reports whether it has one.
 func (c *Reader) recognise(data []byte) bool {
-	if len(data) == 0 || data[0] != '{' {
+	if data = bytes.TrimLeft(data, " \t\n"); len(data) == 0 || data[0] != '{' {
 		return false
 	}
 	found := c.signs[:numSigns]

@@ -8,6 +8,7 @@ import "bytes"
 //     what hosted tools consumed, and not read.
 //   - https://platform.openai.com/docs/api-reference/responses-streaming: response.usage of the last event, which is
 //     response.completed, response.incomplete or response.failed. It is null in the events before.
+//   - https://openrouter.ai/docs/api-reference/responses-api/basic-usage: OpenRouter documents response.done instead.
 var openAIResponses = format{
 	api:       "responses",
 	operation: "chat",
@@ -48,15 +49,15 @@ var responsesSocket = func() *format {
 
 // readResponses reads a document, or the last event of a stream. The others repeat the response as it is so far.
 func readResponses(c *Reader) {
-	if !c.streamed || isLastResponse(c.texts[slotType]) {
-		c.readRoots()
+	if kind := c.texts[slotType]; !c.streamed || isLastResponse(kind) && (c.format.merging != sums || !is(kind, "response.done")) {
+		c.readRoots() // a socket's responses add up, so none may count twice
 		return
 	}
 	c.texts[slotFinish] = nil // queued, in_progress
 }
 
 func isLastResponse(kind []byte) bool {
-	return is(kind, "response.completed") || is(kind, "response.incomplete") || is(kind, "response.failed")
+	return is(kind, "response.completed") || is(kind, "response.incomplete") || is(kind, "response.failed") || is(kind, "response.done")
 }
 
 // endsResponses knows the last event by its type, which stands in front, or at the end where a library has sorted the

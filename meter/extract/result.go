@@ -50,7 +50,8 @@ func (c *Reader) result(err error) (meter.LLM, error) {
 		}
 		c.fillFromHeaders()
 	}
-	if c.llm.Operation == "embeddings" || c.llm.Operation == "rerank" {
+	switch c.llm.Operation {
+	case "embeddings", "rerank", "classification":
 		inputIsTotal(&c.llm.Usage)
 	}
 	complement(&c.llm.Usage)
