@@ -23,7 +23,7 @@ type UsageStatus string
 // The usage statuses.
 const (
 	UsageFinal     UsageStatus = "final"     // the provider declared it, and the response was seen to its end
-	UsagePartial   UsageStatus = "partial"   // a cut response that had already declared something
+	UsagePartial   UsageStatus = "partial"   // a cut or broken response that had already declared something
 	UsageEstimated UsageStatus = "estimated" // counted here, not declared
 	UsageMissing   UsageStatus = "missing"   // nothing was declared, or nothing could be read
 )

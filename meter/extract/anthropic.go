@@ -100,7 +100,7 @@ func endsAnthropic(c *Reader, data []byte) bool {
 
 // settleAnthropic includes the cached tokens in the input, as OpenTelemetry asks for this provider. Rounds that say no
 // more than the message are left out.
-func settleAnthropic(u *meter.Usage) {
+func settleAnthropic(u *meter.Usage, _ string) {
 	include(u, meter.InputTokens, meter.CacheReadInputTokens)
 	include(u, meter.InputTokens, meter.CacheWriteInputTokens)
 	input, _ := u.Get(meter.InputTokens)

@@ -61,7 +61,7 @@ func cacheTTL(name []byte) (meter.Quantity, bool) {
 
 // settleConverse includes the cached tokens in the input, unless the total shows that they are in it already: it is the
 // sum of all four.
-func settleConverse(u *meter.Usage) {
+func settleConverse(u *meter.Usage, _ string) {
 	total, hasTotal := u.Get(meter.TotalTokens)
 	input, _ := u.Get(meter.InputTokens)
 	output, _ := u.Get(meter.OutputTokens)

@@ -75,7 +75,7 @@ func endsCohere(c *Reader, data []byte) bool {
 }
 
 // settleCohere takes what is billed for what was processed where nothing else is declared.
-func settleCohere(u *meter.Usage) {
+func settleCohere(u *meter.Usage, _ string) {
 	_, hasInput := u.Get(meter.InputTokens)
 	_, hasOutput := u.Get(meter.OutputTokens)
 	if hasInput || hasOutput {

@@ -74,7 +74,7 @@ func (r *Response) configured() bool { return r.Provider != "" && r.Provider != 
 
 // Extract returns what a response says about the LLM call that it answers.
 //
-// With a nil error the usage is final, or partial when the response was cut after it had declared something. With
+// With a nil error the usage is final, or partial when the response was cut, or broke, after it had declared something. With
 // [ErrNotLLM] there is no LLM call. With every other error, compared with [errors.Is], the result holds what is known of
 // the call beside its usage, which is missing.
 //

@@ -28,8 +28,8 @@ type format struct {
 	read func(c *Reader)
 	// ends reports whether an event that declares nothing says that the stream is whole. nil: no event does.
 	ends func(c *Reader, data []byte) bool
-	// settle turns the numbers as declared into meter's. nil: they are.
-	settle func(u *meter.Usage)
+	// settle turns the numbers as declared by a provider, "" if unknown, into meter's. nil: they are.
+	settle func(u *meter.Usage, provider string)
 
 	message *scan.Shape // compiled from texts and roots
 	usage   *scan.Shape // compiled from counts, amounts and lists

@@ -130,7 +130,7 @@ var interactions = format{
 
 // settleGemini includes the results of tools in the input and the thoughts in the output: totalTokenCount is the sum of
 // all four.
-func settleGemini(u *meter.Usage) {
+func settleGemini(u *meter.Usage, _ string) {
 	include(u, meter.InputTokens, meter.ToolUseInputTokens)
 	include(u, meter.OutputTokens, meter.ReasoningOutputTokens)
 }

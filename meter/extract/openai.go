@@ -167,17 +167,19 @@ var openAIChat = format{
 		{[]sign{{"results[].relevance_score", ""}, {"usage.total_tokens", ""}}, "rerank"},
 		{[]sign{{"data[].object", "classification"}, {"usage.total_tokens", ""}}, "classification"},
 		{[]sign{{"data[].b64_json", `"`}, {"created", ""}}, "image_generation"},
+		{[]sign{{"data[].url", `"`}, {"created", ""}, {"usage.input_tokens", ""}, {"usage.total_tokens", ""}}, "image_generation"},
 		{[]sign{{"data", "["}, {"usage.cost_in_usd_ticks", ""}}, "image_generation"},
 		{[]sign{{"type", "image_generation.*"}}, "image_generation"},
 		{[]sign{{"type", "image_edit.*"}}, "image_generation"},
 		{[]sign{{"type", "transcript.text.*"}}, "transcription"},
 		{[]sign{{"type", "transcription.*"}}, "transcription"},
 		{[]sign{{"type", "speech.audio.*"}}, "speech"},
-		{[]sign{{"text", `"`}, {"usage.type", "duration"}}, "transcription"},
+		{[]sign{{"text", `"`}, {"usage.seconds", ""}}, "transcription"},
+		{[]sign{{"text", `"`}, {"duration", ""}, {"task", "trans*"}}, "transcription"},
 		{[]sign{{"text", `"`}, {"duration", ""}, {"segments", "["}}, "transcription"},
 		{[]sign{{"text", `"`}, {"usage.input_tokens", ""}, {"usage.total_tokens", ""}}, "transcription"},
 		{[]sign{{"text", `"`}, {"usage.prompt_audio_seconds", ""}}, "transcription"},
-		{[]sign{{"pages[].markdown", ""}, {"usage_info.pages_processed", ""}}, "ocr"},
+		{[]sign{{"pages", "["}, {"usage_info.pages_processed", ""}}, "ocr"},
 		{[]sign{{"usage.prompt_tokens", ""}, {"usage.total_tokens", ""}}, ""},
 		{[]sign{{"result.usage.prompt_tokens", ""}, {"result.usage.total_tokens", ""}}, ""},
 		{[]sign{{"result.usage.input_tokens", ""}, {"result.usage.total_tokens", ""}, {"success", ""}}, ""},
@@ -247,29 +249,50 @@ func endsOpenAI(_ *Reader, data []byte) bool {
 //   - Mistral (Voxtral): audio_tokens stand beside prompt_tokens; in conversations
 //     (https://docs.mistral.ai/agents/connectors/websearch) connector_tokens do.
 //   - Portkey (https://portkey.ai/docs/integrations/llms/anthropic/prompt-caching): what Anthropic's cache holds does.
-var besides = []struct {
-	whole meter.Quantity
-	parts []meter.Quantity
+var besides = [...]struct {
+	whole    meter.Quantity
+	parts    []meter.Quantity
+	provider string
 }{
-	{meter.OutputTokens, []meter.Quantity{meter.ReasoningOutputTokens}},
-	{meter.InputTokens, []meter.Quantity{meter.AudioInputTokens}},
-	{meter.InputTokens, []meter.Quantity{meter.ToolUseInputTokens}},
-	{meter.InputTokens, []meter.Quantity{meter.CacheReadInputTokens, meter.CacheWriteInputTokens}},
+	{meter.OutputTokens, []meter.Quantity{meter.ReasoningOutputTokens}, "xai"},
+	{meter.InputTokens, []meter.Quantity{meter.AudioInputTokens}, "mistral"},
+	{meter.InputTokens, []meter.Quantity{meter.ToolUseInputTokens}, "mistral"},
+	{meter.InputTokens, []meter.Quantity{meter.CacheReadInputTokens, meter.CacheWriteInputTokens}, "portkey"},
+}
+
+// allBesides is the set of them, one bit for each.
+const allBesides = 1<<len(besides) - 1
+
+// besidesOf returns those of a provider.
+func besidesOf(provider string) (set uint) {
+	for i, b := range besides {
+		if b.provider == provider {
+			set |= 1 << i
+		}
+	}
+	return set
 }
 
 // settleOpenAI includes the parts that are left out. The total shows which: it is the sum only with them, and with no
-// others. Any other total that is not the sum stays a contradiction.
-func settleOpenAI(u *meter.Usage) {
+// others, or with no others that this provider leaves out. Any other total that is not the sum stays a contradiction.
+func settleOpenAI(u *meter.Usage, provider string) {
+	if !includeBesides(u, besidesOf(provider)) {
+		includeBesides(u, allBesides)
+	}
+}
+
+// includeBesides includes the one set of the candidates with which the total is the sum, and reports whether there is one.
+func includeBesides(u *meter.Usage, candidates uint) bool {
 	total, hasTotal := u.Get(meter.TotalTokens)
 	input, hasInput := u.Get(meter.InputTokens)
 	output, hasOutput := u.Get(meter.OutputTokens)
 	missing := total - input - output
 	if !hasTotal || !hasInput || !hasOutput || missing <= 0 {
-		return
+		return false
 	}
 	var (
-		left  [4]int64 // what each of besides amounts to
-		found uint     // the set of them that is missing, one bit for each
+		left  [len(besides)]int64 // what each of them amounts to
+		found uint                // the set of them that is missing
 		sets  int
 	)
 	for i, b := range besides {
@@ -278,8 +301,8 @@ func settleOpenAI(u *meter.Usage) {
 			left[i] += n
 		}
 	}
-	for set := uint(1); set < 1<<len(besides); set++ {
-		sum, empty := int64(0), false
+	for set := uint(1); set <= allBesides; set++ {
+		sum, empty := int64(0), set&^candidates != 0
 		for rest := set; rest != 0; rest &= rest - 1 {
 			n := left[bits.TrailingZeros(rest)]
 			sum, empty = sum+n, empty || n == 0
@@ -289,11 +312,12 @@ func settleOpenAI(u *meter.Usage) {
 		}
 	}
 	if sets != 1 {
-		return
+		return false
 	}
 	for ; found != 0; found &= found - 1 {
 		i := bits.TrailingZeros(found)
 		whole, _ := u.Get(besides[i].whole)
 		u.Set(besides[i].whole, whole+left[i])
 	}
+	return true
 }

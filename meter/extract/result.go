@@ -38,7 +38,7 @@ func (c *Reader) result(err error) (meter.LLM, error) {
 	} else {
 		c.llm.Usage = c.declared
 		if c.format.settle != nil && c.format.merging != sums {
-			c.format.settle(&c.llm.Usage)
+			c.format.settle(&c.llm.Usage, c.llm.Provider)
 		}
 		c.llm.UsageSource = meter.SourceBody
 		if c.streamed {

@@ -149,7 +149,7 @@ func (c *Reader) add(u *meter.Usage, ok bool) {
 		return
 	}
 	if c.format.settle != nil {
-		c.format.settle(u)
+		c.format.settle(u, c.llm.Provider)
 	}
 	complement(u)
 	u.Set(meter.Answers, 1)
