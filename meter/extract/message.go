@@ -129,8 +129,8 @@ func (c *Reader) message(data []byte) {
 		c.text.take(c.format, c.model(), data)
 	}
 	declares := mentionsAny(data, c.format.markers)
-	if !declares && c.settled && c.streamed && c.format.merging != sums && mentions(data, `"error"`) {
-		c.settled = false // the stream breaks: what it has declared so far is not the last word
+	if !declares && c.settled && c.streamed && c.format.merging != sums && c.breaks(data) {
+		c.settled = false // what it has declared so far is not the last word
 	}
 	switch {
 	case declares:
@@ -153,6 +153,23 @@ func (c *Reader) message(data []byte) {
 	case declares:
 		c.damaged = true
 	}
+}
+
+// errorShape is an event that tells of an error: most APIs have such a member at the top.
+var errorShape = func() *scan.Shape {
+	s := new(scan.Shape)
+	s.Add("error", 0)
+	return s
+}()
+
+// breaks reports whether an event says that the stream breaks with an error.
+func (c *Reader) breaks(data []byte) bool {
+	if !mentions(data, `"error"`) {
+		return false
+	}
+	found := c.found[:1]
+	clear(found)
+	return c.scanner.Scan(data, errorShape, found) != nil || len(found[0]) > 2 && (found[0][0] == '{' || found[0][0] == '"')
 }
 
 // keep keeps an event that is passed over, in case it is the one with the finish reason.
