@@ -20,7 +20,8 @@ import (
 //   - https://docs.perplexity.ai/api-reference/chat-completions-post: citation_tokens, reasoning_tokens, num_search_queries.
 //   - https://docs.x.ai/docs/api-reference: num_sources_used.
 //   - https://docs.voyageai.com/reference/multimodal-embeddings-api: image_pixels, video_pixels.
-//   - https://openrouter.ai/docs/use-cases/usage-accounting: server_tool_use.web_search_requests.
+//   - https://openrouter.ai/docs/use-cases/usage-accounting: server_tool_use.web_search_requests;
+//     https://openrouter.ai/docs/agent-sdk/typescript/api-reference/operations/creatererankusage: search_units.
 //   - https://help.aliyun.com/zh/model-studio (DashScope): image_tokens, audio_tokens and video_tokens of what was sent,
 //     image_count, characters; https://www.volcengine.com/docs/82379 (Volcengine): generated_images.
 //   - https://console.upstage.ai/docs/capabilities/digitize/document-parsing: pages.
@@ -56,6 +57,7 @@ var openAICounts = slices.Concat(
 		{"server_tool_use_details.web_search_requests", meter.WebSearchRequests},
 		{"server_tool_use.web_fetch_requests", meter.WebFetchRequests},
 		{"server_tool_use_details.web_fetch_requests", meter.WebFetchRequests},
+		{"search_units", meter.SearchUnits},
 		{"pages_processed", meter.PagesProcessed},
 		{"pages", meter.PagesProcessed},
 		{"characters", meter.BillableCharacters},
@@ -164,7 +166,7 @@ var openAIChat = format{
 		{[]sign{{"data[].embeddings", ""}, {"usage.total_tokens", ""}}, "embeddings"},
 		{[]sign{{"data.embedding", ""}, {"usage.total_tokens", ""}}, "embeddings"},
 		{[]sign{{"data[].relevance_score", ""}, {"usage.total_tokens", ""}}, "rerank"},
-		{[]sign{{"results[].relevance_score", ""}, {"usage.total_tokens", ""}}, "rerank"},
+		{[]sign{{"results[].relevance_score", ""}, {"usage", "{"}}, "rerank"},
 		{[]sign{{"data[].object", "classification"}, {"usage.total_tokens", ""}}, "classification"},
 		{[]sign{{"data[].b64_json", `"`}, {"created", ""}}, "image_generation"},
 		{[]sign{{"data[].url", `"`}, {"created", ""}, {"usage.input_tokens", ""}, {"usage.total_tokens", ""}}, "image_generation"},
