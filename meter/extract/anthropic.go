@@ -41,6 +41,7 @@ var anthropicMessages = format{
 	shapes: []shape{
 		{[]sign{{"type", "message"}, {"role", "assistant"}, {"model", `"`}}, ""},
 		{[]sign{{"type", "message_start"}, {"message.usage", "{"}}, ""},
+		{[]sign{{"type", "message_start"}, {"message.role", "assistant"}}, ""}, // compatible servers leave the usage out
 	},
 	texts: []textRule{
 		{"type", slotType},
@@ -98,9 +99,14 @@ func endsAnthropic(c *Reader, data []byte) bool {
 		is(c.texts[slotType], "message_stop")
 }
 
-// settleAnthropic includes the cached tokens in the input, as OpenTelemetry asks for this provider. Rounds that say no
-// more than the message are left out.
+// settleAnthropic includes the cached tokens in the input, as OpenTelemetry asks for this provider. What was written to
+// the cache is the sum of its parts where these are all there is of it. Rounds that say no more than the message are left
+// out.
 func settleAnthropic(u *meter.Usage, _ string) {
+	if _, declared := u.Get(meter.CacheWriteInputTokens); !declared {
+		include(u, meter.CacheWriteInputTokens, meter.CacheWrite5mInputTokens)
+		include(u, meter.CacheWriteInputTokens, meter.CacheWrite1hInputTokens)
+	}
 	include(u, meter.InputTokens, meter.CacheReadInputTokens)
 	include(u, meter.InputTokens, meter.CacheWriteInputTokens)
 	input, _ := u.Get(meter.InputTokens)

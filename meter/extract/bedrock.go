@@ -44,8 +44,15 @@ var converse = format{
 		"delta.text", "delta.reasoningContent.text", "delta.toolUse.input", "contentBlockDelta.delta.text",
 	}},
 	lateEnd: true,
+	read:    readConverse,
 	settle:  settleConverse,
 }.compile()
+
+// readConverse knows a stream's last event by the usage, which no other has.
+func readConverse(c *Reader) {
+	c.readRoots()
+	c.ended = c.streamed && !c.declared.Empty()
+}
 
 // cacheTTL says which cache was written to.
 func cacheTTL(name []byte) (meter.Quantity, bool) {
@@ -60,12 +67,14 @@ func cacheTTL(name []byte) (meter.Quantity, bool) {
 }
 
 // settleConverse includes the cached tokens in the input, unless the total shows that they are in it already: it is the
-// sum of all four.
+// sum of all four. More than the input cannot be in it.
 func settleConverse(u *meter.Usage, _ string) {
 	total, hasTotal := u.Get(meter.TotalTokens)
 	input, _ := u.Get(meter.InputTokens)
 	output, _ := u.Get(meter.OutputTokens)
-	if hasTotal && total == input+output {
+	read, _ := u.Get(meter.CacheReadInputTokens)
+	written, _ := u.Get(meter.CacheWriteInputTokens)
+	if hasTotal && total == input+output && read+written <= input {
 		return
 	}
 	settleBedrock(u)

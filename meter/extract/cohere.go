@@ -81,10 +81,14 @@ func settleCohere(u *meter.Usage, _ string) {
 	if hasInput || hasOutput {
 		return
 	}
-	if n, ok := u.Get(meter.BilledInputTokens); ok {
+	n, hasInput := u.Get(meter.BilledInputTokens)
+	if hasInput {
 		u.Set(meter.InputTokens, n)
 	}
 	if n, ok := u.Get(meter.BilledOutputTokens); ok {
 		u.Set(meter.OutputTokens, n)
+	}
+	if !hasInput {
+		include(u, meter.InputTokens, meter.ImageInputTokens) // an embedding of images alone
 	}
 }

@@ -107,6 +107,28 @@ func TestHeadersDeclareTheUsageOfABodyThatWasNotSeen(t *testing.T) {
 	}
 }
 
+func TestHeadersOfAnUnknownServerTellOnAnLLMPathAlone(t *testing.T) {
+	for _, seen := range []bool{false, true} {
+		r := &Response{
+			Method: "POST", Host: "models.internal", Path: "/embed", Status: 200, Seen: seen, Complete: true,
+			ContentType: "application/json",
+			Header: func(name string) string {
+				return map[string]string{"x-compute-tokens": "12"}[name]
+			},
+		}
+		if seen {
+			r.Body = []byte(`[[0.1,0.2]]`)
+		}
+		if llm, err := Extract(r); err != nil || tokens(&llm, meter.InputTokens) != 12 || llm.UsageStatus != meter.UsageFinal {
+			t.Errorf("body seen %v: got %v, %v", seen, reportOf(llm, nil), err)
+		}
+		r.Path = "/orders"
+		if llm, err := Extract(r); !errors.Is(err, ErrNotLLM) || !llm.Usage.Empty() {
+			t.Errorf("body seen %v, on another path: got %v, %v", seen, reportOf(llm, nil), err)
+		}
+	}
+}
+
 func TestHeadersThatStandForTheBodyDoNotFillItsGaps(t *testing.T) {
 	r := &Response{
 		Method: "POST", Path: "/model/m/converse", Seen: true, Complete: true,

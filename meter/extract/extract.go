@@ -14,7 +14,7 @@
 //     format declares otherwise is added by that format's documented rule; a total that contradicts its parts without
 //     such a rule is left as it was declared.
 //   - Streams repeat cumulative numbers: a later one replaces an earlier one. Only answers of their own add up, of a
-//     realtime session or a batch.
+//     realtime session, a batch or several prompts. A stream that told of an error since has not declared all.
 //
 // All functions may be used by several goroutines at once, and none of them keeps a reference to a body.
 package extract
@@ -93,10 +93,12 @@ func Extract(r *Response) (meter.LLM, error) {
 	}()
 	c.open(r)
 	if !c.ignore && !r.Seen {
-		if c.ignore, c.err = true, ErrNoBody; !c.request.sure {
-			c.err = ErrNotLLM
-		} else if c.readHeaders(); !c.header.Empty() {
+		c.ignore, c.err = true, ErrNoBody
+		switch c.readHeaders(); {
+		case c.headersTell():
 			c.err = nil
+		case !c.request.sure:
+			c.err = ErrNotLLM
 		}
 	}
 	c.whole = true

@@ -33,15 +33,17 @@ type format struct {
 
 	message *scan.Shape // compiled from texts and roots
 	usage   *scan.Shape // compiled from counts, amounts and lists
+	answers *format     // the format of the elements of an arrayOfAnswers
 }
 
 // arrayKind says whether messages may come in a JSON array.
 type arrayKind uint8
 
 const (
-	noArrays    arrayKind = iota
-	arrayStream           // a stream does
-	arrayOfOne            // a document does
+	noArrays       arrayKind = iota
+	arrayStream              // a stream does
+	arrayOfOne               // a document does
+	arrayOfAnswers           // documents do, each of which answers for itself: they add up
 )
 
 // merging says what becomes of the usage that several messages of one response declare.
@@ -159,6 +161,11 @@ func (f format) compile() *format {
 	if slot > maxRules || len(f.roots) > maxRoots || len(f.texts) > maxTexts {
 		panic("bug: the format " + f.api + " has too many rules")
 	}
+	if f.arrays == arrayOfAnswers {
+		answers := f
+		answers.merging, answers.ends = sums, nil
+		f.answers = &answers
+	}
 	return &f
 }
 
@@ -166,5 +173,6 @@ func (f format) compile() *format {
 var formats = []*format{
 	anthropicBatch, geminiBatch, batch, anthropicMessages, anthropicComplete, realtime, openAIResponses, geminiContent, geminiLive, interactions,
 	converse, cohereChat, ollama, watsonx, titan, llama, vertexPredict, replicate, deepgram, llamaServer, lmStudio, sgLang, alephAlpha,
+	deepInfra, oci, hunyuan, cloudflareAudio,
 	openAIChat, textGeneration,
 }

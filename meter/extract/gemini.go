@@ -89,12 +89,14 @@ var geminiLive = format{
 	settle:  settleGemini,
 }.compile()
 
-// interactions is the Gemini API's Interactions (https://ai.google.dev/api/interactions-api): a document, or a stream
-// whose last event, interaction.completed, holds it.
+// interactions is the Gemini API's Interactions (https://ai.google.dev/api/interactions-api), also of Vertex AI, whose
+// reference spells the usage in camel case: a document, or a stream whose last event, interaction.completed, holds it. Any
+// event can have the usage so far in its metadata
+// (https://googleapis.github.io/js-genai/release_docs/types/gaos_models_interactions_stream-metadata.StreamMetadata.html).
 var interactions = format{
 	api:       "interactions",
 	operation: "generate_content",
-	markers:   []string{`"usage"`},
+	markers:   []string{`"usage"`, `"total_usage"`},
 	shapes: []shape{
 		{[]sign{{"object", "interaction"}}, ""},
 		{[]sign{{"event_type", "interaction.*"}}, ""},
@@ -107,8 +109,9 @@ var interactions = format{
 		{"interaction.id", slotID},
 		{"status", slotFinish},
 		{"interaction.status", slotFinish},
+		{"event_type", slotType},
 	},
-	roots: []string{"usage", "interaction.usage"},
+	roots: []string{"usage", "interaction.usage", "metadata.total_usage", "metadata.usage"},
 	counts: []countRule{
 		{"total_input_tokens", meter.InputTokens},
 		{"total_output_tokens", meter.OutputTokens},
@@ -117,16 +120,44 @@ var interactions = format{
 		{"total_thought_tokens", meter.ReasoningOutputTokens},
 		{"total_reasoning_tokens", meter.ReasoningOutputTokens}, // its first name
 		{"total_tool_use_tokens", meter.ToolUseInputTokens},
+		{"totalInputTokens", meter.InputTokens},
+		{"totalOutputTokens", meter.OutputTokens},
+		{"totalTokens", meter.TotalTokens},
+		{"totalCachedTokens", meter.CacheReadInputTokens},
+		{"totalThoughtTokens", meter.ReasoningOutputTokens},
+		{"totalToolUseTokens", meter.ToolUseInputTokens},
 	},
 	lists: []listRule{
 		{path: "input_tokens_by_modality", name: "modality", named: inputModality, counts: []countRule{{path: "tokens"}}},
 		{path: "output_tokens_by_modality", name: "modality", named: outputModality, counts: []countRule{{path: "tokens"}}},
+		{path: "inputTokensByModality", name: "modality", named: inputModality, counts: []countRule{{path: "tokens"}}},
+		{path: "outputTokensByModality", name: "modality", named: outputModality, counts: []countRule{{path: "tokens"}}},
+		{path: "grounding_tool_count", name: "type", named: groundingTool, counts: []countRule{{path: "count"}}},
+		{path: "groundingToolCount", name: "type", named: groundingTool, counts: []countRule{{path: "count"}}},
 	},
 	native: "google",
 	models: "gemini",
+	read:   readInteractions,
 	ends:   endsOpenAI,
 	settle: settleGemini,
 }.compile()
+
+// readInteractions knows that the usage in an event before the last one is not the whole.
+func readInteractions(c *Reader) {
+	settled, kind := c.settled, c.texts[slotType]
+	c.readRoots()
+	if len(kind) > 0 && !is(kind, "interaction.completed") && !is(kind, "interaction.complete") {
+		c.settled = settled
+	}
+	if is(c.texts[slotFinish], "in_progress") {
+		c.texts[slotFinish] = nil
+	}
+}
+
+// groundingTool says which tool it was: maps and retrieval are no searches of the web.
+func groundingTool(name []byte) (meter.Quantity, bool) {
+	return meter.WebSearchRequests, is(name, "google_search")
+}
 
 // settleGemini includes the results of tools in the input and the thoughts in the output: totalTokenCount is the sum of
 // all four.

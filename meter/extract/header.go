@@ -15,6 +15,8 @@ var UsageHeaders = func() (names []string) {
 //   - Bedrock's InvokeModel (https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_InvokeModel.html): the
 //     input leaves out the cached tokens.
 //   - Text Generation Inference (https://github.com/huggingface/text-generation-inference, router/src/server.rs).
+//   - Text Embeddings Inference, whose answers are bare arrays
+//     (https://github.com/huggingface/text-embeddings-inference, router/src/http/server.rs).
 //   - Azure AI's Cohere models.
 //   - Fireworks (https://docs.fireworks.ai/guides/prompt-caching): the cached part of prompt_tokens.
 var headerRules = []struct {
@@ -28,6 +30,7 @@ var headerRules = []struct {
 	{"x-amzn-bedrock-cache-write-input-token-count", meter.CacheWriteInputTokens, headerBedrock},
 	{"x-prompt-tokens", meter.InputTokens, headerFills},
 	{"x-generated-tokens", meter.OutputTokens, headerFills},
+	{"x-compute-tokens", meter.InputTokens, headerAlone},
 	{"prompt-token-len", meter.InputTokens, headerAlone},
 	{"sampling-token-len", meter.OutputTokens, headerAlone},
 	{"fireworks-cached-prompt-tokens", meter.CacheReadInputTokens, headerOnlyFills},
@@ -58,6 +61,11 @@ func (c *Reader) readHeaders() {
 		c.explainCount(noRoot, rule.name, rule.quantity, n)
 	}
 	settleBedrock(&c.header)
+}
+
+// headersTell reports whether the headers declare something of a call, which any server's may on the path of such an API.
+func (c *Reader) headersTell() bool {
+	return !c.header.Empty() && (c.request.sure || c.llm.Operation != "")
 }
 
 func (c *Reader) headerCount(name string) (int64, bool) {

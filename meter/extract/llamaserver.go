@@ -4,7 +4,7 @@ import "kafka-metering/meter"
 
 // llamaServer is llama.cpp's own completion endpoint
 // (https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md): tokens_evaluated is the whole
-// prompt. Only the last event of a stream has them.
+// prompt. Only the last event of a stream has them. Several prompts get an array of answers.
 var llamaServer = format{
 	api:       "llama_server",
 	operation: "text_completion",
@@ -20,4 +20,5 @@ var llamaServer = format{
 		{"tokens_predicted", meter.OutputTokens},
 		{"timings.cache_n", meter.CacheReadInputTokens},
 	},
+	arrays: arrayOfAnswers,
 }.compile()

@@ -28,6 +28,7 @@ func (c *Reader) event(name, data []byte) {
 
 // value takes in one JSON value: a document, or one of many.
 func (c *Reader) value(data []byte, element bool) {
+	c.element = element
 	switch {
 	case data[0] != '{', element && c.format != nil && c.format.arrays == noArrays:
 		c.seen++
@@ -159,17 +160,26 @@ func (c *Reader) message(data []byte) {
 var errorShape = func() *scan.Shape {
 	s := new(scan.Shape)
 	s.Add("error", 0)
+	s.Add("errors", 1) // of watsonx
 	return s
 }()
 
 // breaks reports whether an event says that the stream breaks with an error.
 func (c *Reader) breaks(data []byte) bool {
-	if !mentions(data, `"error"`) {
+	if !mentions(data, `"error`) {
 		return false
 	}
-	found := c.found[:1]
+	found := c.found[:2]
 	clear(found)
-	return c.scanner.Scan(data, errorShape, found) != nil || len(found[0]) > 2 && (found[0][0] == '{' || found[0][0] == '"')
+	if c.scanner.Scan(data, errorShape, found) != nil {
+		return true
+	}
+	for _, e := range found {
+		if len(e) > 2 && e[0] != 't' && e[0] != 'f' && e[0] != 'n' {
+			return true
+		}
+	}
+	return false
 }
 
 // keep keeps an event that is passed over, in case it is the one with the finish reason.

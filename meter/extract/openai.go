@@ -24,6 +24,7 @@ import (
 //     https://openrouter.ai/docs/agent-sdk/typescript/api-reference/operations/creatererankusage: search_units.
 //   - https://help.aliyun.com/zh/model-studio (DashScope): image_tokens, audio_tokens and video_tokens of what was sent,
 //     image_count, characters; https://www.volcengine.com/docs/82379 (Volcengine): generated_images.
+//   - https://docs.pinecone.io/reference/api/latest/inference/rerank: rerank_units.
 //   - https://console.upstage.ai/docs/capabilities/digitize/document-parsing: pages.
 var openAICounts = slices.Concat(
 	[]countRule{
@@ -58,6 +59,7 @@ var openAICounts = slices.Concat(
 		{"server_tool_use.web_fetch_requests", meter.WebFetchRequests},
 		{"server_tool_use_details.web_fetch_requests", meter.WebFetchRequests},
 		{"search_units", meter.SearchUnits},
+		{"rerank_units", meter.SearchUnits},
 		{"pages_processed", meter.PagesProcessed},
 		{"pages", meter.PagesProcessed},
 		{"characters", meter.BillableCharacters},
@@ -168,6 +170,8 @@ var openAIChat = format{
 		{[]sign{{"data[].relevance_score", ""}, {"usage.total_tokens", ""}}, "rerank"},
 		{[]sign{{"results[].relevance_score", ""}, {"usage", "{"}}, "rerank"},
 		{[]sign{{"data[].object", "classification"}, {"usage.total_tokens", ""}}, "classification"},
+		{[]sign{{"data[].score", ""}, {"usage.rerank_units", ""}}, "rerank"},
+		{[]sign{{"data[].prediction", ""}, {"usage.total_tokens", ""}}, "classification"},
 		{[]sign{{"data[].b64_json", `"`}, {"created", ""}}, "image_generation"},
 		{[]sign{{"data[].url", `"`}, {"created", ""}, {"usage.input_tokens", ""}, {"usage.total_tokens", ""}}, "image_generation"},
 		{[]sign{{"data", "["}, {"usage.cost_in_usd_ticks", ""}}, "image_generation"},
@@ -183,6 +187,7 @@ var openAIChat = format{
 		{[]sign{{"text", `"`}, {"usage.prompt_audio_seconds", ""}}, "transcription"},
 		{[]sign{{"pages", "["}, {"usage_info.pages_processed", ""}}, "ocr"},
 		{[]sign{{"usage.prompt_tokens", ""}, {"usage.total_tokens", ""}}, ""},
+		{[]sign{{"result.usage.prompt_tokens", ""}, {"result.data", "["}, {"result.shape", "["}}, "embeddings"},
 		{[]sign{{"result.usage.prompt_tokens", ""}, {"result.usage.total_tokens", ""}}, ""},
 		{[]sign{{"result.usage.input_tokens", ""}, {"result.usage.total_tokens", ""}, {"success", ""}}, ""},
 		{[]sign{{"output", "{"}, {"request_id", `"`}, {"usage.input_tokens", ""}}, ""},

@@ -67,6 +67,11 @@ var hosts = []struct{ host, provider string }{
 	{"replicate.com", "replicate"},
 	{"aleph-alpha.com", "aleph-alpha"},
 	{"portkey.ai", "portkey"},
+	{"endpoints.huggingface.cloud", "huggingface"},
+	{"inference.generativeai.*.oci.oraclecloud.com", "oci"},
+	{"hunyuan.tencentcloudapi.com", "tencent"},
+	{"hunyuan.cloud.tencent.com", "tencent"},
+	{"pinecone.io", "pinecone"},
 	{"avian.io", "avian"},
 	{"crusoecloud.com", "crusoe"},
 	{"nebius.com", "nebius"},
@@ -134,22 +139,46 @@ func providerOf(r *Response, path string) string {
 			return p.provider
 		}
 	}
+	if bedrockModel(path) != "" {
+		return "bedrock"
+	}
 	return ""
 }
 
-// pathModel returns the model that an upstream's path names: /models/{m}:generateContent (Gemini, Vertex AI) or
+// bedrockModel returns the escaped model of a path of Bedrock's runtime, or "".
+func bedrockModel(path string) string {
+	_, after, ok := strings.Cut(path, "/model/")
+	if !ok {
+		return ""
+	}
+	for _, action := range [...]string{"/converse", "/converse-stream", "/invoke", "/invoke-with-response-stream"} {
+		if model, ok := strings.CutSuffix(after, action); ok {
+			return model
+		}
+	}
+	return ""
+}
+
+// pathModel returns the model that an upstream's path names: /models/{m}:generateContent (Gemini, Vertex AI),
+// /model/{m}/converse (Bedrock; of an ARN, which has an account's number, the last part), /ai/run/{m} (Cloudflare) or
 // /deployments/{d}/ (Azure, where it is the name that the customer gave a deployment). It is "" elsewhere.
 func pathModel(path string) string {
 	model := ""
 	if _, after, ok := strings.Cut(path, "/deployments/"); ok {
 		model, _, _ = strings.Cut(after, "/")
-	} else if last := path[strings.LastIndexByte(path, '/')+1:]; strings.HasSuffix(path[:len(path)-len(last)], "odels/") {
-		if colon := strings.LastIndexByte(last, ':'); colon > 0 {
+	} else if _, after, ok := strings.Cut(path, "/ai/run/"); ok {
+		model = after
+	} else if model = bedrockModel(path); model == "" {
+		last := path[strings.LastIndexByte(path, '/')+1:]
+		if colon := strings.LastIndexByte(last, ':'); colon > 0 && strings.HasSuffix(path[:len(path)-len(last)], "odels/") {
 			model = last[:colon]
 		}
 	}
 	if plain, err := url.PathUnescape(model); err == nil {
 		model = plain
+	}
+	if strings.HasPrefix(model, "arn:") {
+		model = model[strings.LastIndexByte(model, '/')+1:]
 	}
 	if len(model) > maxText {
 		return ""

@@ -58,6 +58,7 @@ type Reader struct {
 	frames  eventStream
 	seen    int  // messages
 	closing bool // the message at hand has no end
+	element bool // it stands in a top-level array
 	tail    [2][]byte
 	tailLen int
 	chunk   []byte // of a Bedrock stream, decoded
@@ -147,6 +148,9 @@ func kept(b []byte) []byte {
 func (c *Reader) choose(f *format, operation string) {
 	if f == openAIResponses && c.response.Status == statusSwitching {
 		f = responsesSocket
+	}
+	if c.element && f.answers != nil {
+		f = f.answers
 	}
 	c.format = f
 	if c.llm.Operation == "" {
@@ -299,7 +303,9 @@ func (c *Reader) finish() {
 		c.lookForEnd(c.tail[(c.tailLen+len(c.tail)-i)%len(c.tail)])
 	}
 	if !c.request.sure && c.format == nil && c.spare.Empty() {
-		c.err = ErrNotLLM
+		if c.readHeaders(); !c.headersTell() {
+			c.err = ErrNotLLM
+		}
 	}
 }
 

@@ -57,7 +57,7 @@ func init() {
 }
 
 // maxSigns bounds the signs, so that a scan for them needs no memory of its own.
-const maxSigns = 128
+const maxSigns = 160
 
 // recognise chooses the format of a message whose path tells nothing, and reports whether it has one.
 func (c *Reader) recognise(data []byte) bool {
@@ -70,7 +70,11 @@ func (c *Reader) recognise(data []byte) bool {
 		return false
 	}
 	for i := range knownShapes {
-		if k := &knownShapes[i]; k.matches(found) {
+		k := &knownShapes[i]
+		if c.element && k.format.arrays == noArrays {
+			continue // a list of answers that were given before
+		}
+		if k.matches(found) {
 			c.choose(k.format, k.operation)
 			c.explain("shape", k.text, c.API())
 			return true

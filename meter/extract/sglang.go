@@ -3,7 +3,8 @@ package extract
 import "kafka-metering/meter"
 
 // sgLang is SGLang's own generation endpoint (https://docs.sglang.ai/basic_usage/native_api.html): a document, or a stream
-// whose events repeat the numbers as they are so far. cached_tokens are part of the prompt's.
+// whose events repeat the numbers as they are so far. cached_tokens are part of the prompt's. Several prompts get an array
+// of answers.
 var sgLang = format{
 	api:       "sglang_generate",
 	operation: "text_completion",
@@ -19,5 +20,6 @@ var sgLang = format{
 		{"completion_tokens", meter.OutputTokens},
 		{"cached_tokens", meter.CacheReadInputTokens},
 	},
-	ends: endsOpenAI,
+	arrays: arrayOfAnswers,
+	ends:   endsOpenAI,
 }.compile()
