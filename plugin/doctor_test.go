@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -72,6 +73,14 @@ func TestDoctor(t *testing.T) {
 	lines, _, status = doctorRun(t, s.path, "-brokers", freeAddress(t), "-spool-dir", spools, "-lua", missing)
 	if diff := cmp.Diff([]string{"problem broker", "ok spool"}, lines); diff != "" || status != 1 {
 		t.Error(status, diff)
+	}
+	// The spool is in Kong's prefix, where the server keeps it unless it is told otherwise.
+	if lines, _, _ = doctorRun(t, s.path, "-brokers", address, "-kong-prefix", s.prefix); !slices.Contains(lines, "ok spool") {
+		t.Errorf("the prefix's spool is not looked at: %v", lines)
+	}
+	// It is nowhere, and that is said.
+	if lines, texts, _ = doctorRun(t, s.path, "-brokers", address, "-kong-prefix", missing); !slices.Contains(lines, "warning spool") || !strings.Contains(texts, "-spool-dir") {
+		t.Errorf("that no spool is looked at is not said: %v", lines)
 	}
 }
 

@@ -23,7 +23,7 @@ import (
 const doctorAbout = `Looks at everything that the plugin server needs, from where it runs: brokers, TLS, authentication, topics and their settings, the
 spool's disk, the clock, and Kong's sockets. Each line says what is wrong and what to do. It changes nothing.
 
-  kafka-metering doctor -config /etc/kong/kafka-metering.yml -kong-prefix /usr/local/kong
+  kafka-metering doctor -config /etc/kafka-metering.yml -kong-prefix /usr/local/kong -spool-dir /var/lib/kafka-metering
   kafka-metering doctor -brokers kafka:9092 -topic kong.metering -dead-letter-topic kong.metering.dead
 
 Run it as the user that Kong runs as. The exit status is 1 if there is a problem.`
@@ -67,7 +67,7 @@ func runDoctor(args []string, out, errs io.Writer, host Host) error {
 	f.register(flags)
 	flags.StringVar(&d.topic, "topic", defaultTopic, "`topic` of the events")
 	flags.StringVar(&f.deadLetterTopic, "dead-letter-topic", "", "`topic` for records that Kafka refuses for good (default: that of -config)")
-	flags.StringVar(&d.spool, "spool-dir", "", "`directory` of the spools (default: that of -config, else "+defaultSpool+" where it exists)")
+	flags.StringVar(&d.spool, "spool-dir", "", "`directory` of the spools (default: that of -config, else kafka-metering.spool in -kong-prefix or in /usr/local/kong)")
 	flags.StringVar(&d.prefix, "kong-prefix", "", "`directory` of Kong's prefix: looks at the sockets in it")
 	flags.StringVar(&d.handler, "lua", "/usr/local/share/lua/5.1/kong/plugins/kafka-metering/handler.lua", "`file` of the Lua front, if there is one")
 	format := flags.String("format", "text", "text or json")
@@ -79,9 +79,9 @@ func runDoctor(args []string, out, errs io.Writer, host Host) error {
 		return err
 	}
 	d.settings, d.spool = settings, cmp.Or(d.spool, dir)
-	if d.spool == "" {
-		if _, err := os.Stat(defaultSpool); err == nil {
-			d.spool = defaultSpool
+	if usual := filepath.Join(cmp.Or(d.prefix, filepath.Dir(defaultSpool)), filepath.Base(defaultSpool)); d.spool == "" {
+		if _, err := os.Stat(usual); err == nil {
+			d.spool = usual
 		}
 	}
 	d.settings.Timeout = min(cmp.Or(d.settings.Timeout, 5*time.Second), 5*time.Second)
@@ -203,6 +203,7 @@ func (d *doctor) topicConfig(check, name string, t *relay.Topic) {
 func (d *doctor) disk() {
 	const check = "spool"
 	if d.spool == "" {
+		d.note(check, checkWarning, "no spool is looked at, for there is none in its usual place: give the plugin server's -spool-dir")
 		return
 	}
 	info, err := os.Stat(d.spool)

@@ -23,7 +23,7 @@ func (d *doctor) broker(address string) (reached bool) {
 	}
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
 	if err != nil {
-		d.note(check, checkProblem, "%s: nobody answers: %v", address, err)
+		d.note(check, checkProblem, "%s: nobody answers (%v): start Kafka there, or mend the address or the firewall between", address, err)
 		return false
 	}
 	defer func() { _ = conn.Close() }() // it was for looking only
