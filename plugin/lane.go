@@ -331,7 +331,7 @@ func (s *laneSession) take(b *lane.Batch) error {
 	s.l.mu.Unlock()
 	err := s.worker.commit(l)
 	if err == nil && !known {
-		s.l.p.ledger.batches.UpdateDuration(began)
+		s.l.p.ledger.batchHandOvers.UpdateDuration(began)
 	}
 	clear(l.exchanges) // of what they hold
 	s.exchanges = l.exchanges[:0]

@@ -71,7 +71,7 @@ type ledger struct {
 	extractions map[extraction]*metrics.Counter
 
 	handOvers           *metrics.PrometheusHistogram // seconds until the events of an exchange were on disk
-	batches             *metrics.PrometheusHistogram // likewise, of a batch of the Lua front
+	batchHandOvers      *metrics.PrometheusHistogram // likewise, of a batch of the Lua front
 	bodiesUnread        *metrics.Counter             // Kong said that it had buffered a body, and could not give it
 	handOversLate       *metrics.Counter             // the front did not wait until its exchange was on disk
 	configProblems      *metrics.Counter
@@ -124,7 +124,7 @@ func newLedger() *ledger {
 		extractions: map[extraction]*metrics.Counter{},
 
 		handOvers:           set.NewPrometheusHistogramExt(`kong_meter_handover_duration_seconds{front="pdk"}`, handOverBounds),
-		batches:             set.NewPrometheusHistogramExt(`kong_meter_handover_duration_seconds{front="lua"}`, handOverBounds),
+		batchHandOvers:      set.NewPrometheusHistogramExt(`kong_meter_handover_duration_seconds{front="lua"}`, handOverBounds),
 		bodiesUnread:        set.NewCounter("kong_meter_bodies_unread_total"),
 		handOversLate:       set.NewCounter("kong_meter_handovers_late_total"),
 		configProblems:      set.NewCounter("kong_meter_config_problems_total"),
