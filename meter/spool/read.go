@@ -198,30 +198,32 @@ func (f *file) peek(dst []Entry, after uint64, owed map[uint64]bool, maxRecords,
 	return out, err
 }
 
-// pageRecords is more than a page of bbolt holds.
-const pageRecords = defaultPageSize/headerSize + 1
-
 // inOrderBefore returns ErrCorrupt unless the keys before the place that a search
 // for what comes after a sequence has found, the end or another, are in order and
 // not after it: where a key of the page is damaged, a search by halves passes over
-// what it looks for.
+// what it looks for. It looks at as many as a page of bbolt holds, which is two at
+// least, however large they are.
 func inOrderBefore(records *bolt.Bucket, end bool, after uint64) error {
 	c := records.Cursor()
-	key, _ := c.Last()
+	key, v := c.Last()
 	if !end {
 		c.Seek(appendKey(nil, after+1))
-		key, _ = c.Prev()
+		key, v = c.Prev()
 	}
-	limit := after + 1
-	for n := 0; n < pageRecords && key != nil; n++ {
+	limit, page := after+1, records.Tx().DB().Info().PageSize
+	for n, size := 0, 0; key != nil && (n <= 2 || size <= page); n++ {
 		if len(key) != 8 || binary.BigEndian.Uint64(key) >= limit {
 			return fmt.Errorf("%w: keys are out of order", ErrCorrupt)
 		}
 		limit = binary.BigEndian.Uint64(key)
-		key, _ = c.Prev()
+		size += elementSize + len(key) + len(v)
+		key, v = c.Prev()
 	}
 	return nil
 }
+
+// elementSize is what bbolt keeps of a record beside its key and value.
+const elementSize = 16
 
 // Ack takes all records up to upTo, in the file of upTo, out of the queue: the
 // rejected ones move to the rejected bucket, the others are deleted, in one
