@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,9 +19,9 @@ import (
 // hands nothing over.
 type evaluator struct{ in *instance }
 
-// newEvaluator compiles a configuration of the plugin, as JSON. What is wrong with it is in the error; the evaluator meters
-// what it can.
-func newEvaluator(config []byte) (command.Evaluator, error) {
+// newEvaluator compiles a configuration of the plugin, as JSON, as it would run on a node, "" for this machine. What is wrong
+// with it is in the error; the evaluator meters what it can.
+func newEvaluator(config []byte, node string) (command.Evaluator, error) {
 	var tree map[string]any
 	if err := json.Unmarshal(config, &tree); err != nil {
 		return nil, err
@@ -38,7 +39,7 @@ func newEvaluator(config []byte) (command.Evaluator, error) {
 		return nil, err
 	}
 	p := newProcess("", slog.New(slog.DiscardHandler))
-	p.node = "node"
+	p.node = cmp.Or(node, p.node)
 	c := newConfig(p)
 	if err := c.UnmarshalJSON(config); err != nil {
 		return nil, err

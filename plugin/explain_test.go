@@ -33,7 +33,7 @@ func TestExplain(t *testing.T) {
 				t.Fatal(err)
 			}
 			dir, want := t.TempDir(), -1
-			args := []string{"explain", "-config", "kong.yml"}
+			args := []string{"explain", "-node", "node", "-config", "kong.yml"}
 			for i, f := range archive.Files {
 				if f.Name == "want.txt" {
 					want = i
@@ -150,7 +150,7 @@ func TestTheBuiltInMetersAreMetersThatAUserCouldHaveWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	records := func(config, log, body []byte) (all []string) {
-		e, err := newEvaluator(config)
+		e, err := newEvaluator(config, "")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -74,7 +74,7 @@ func TestTheRecipesOfTheGuide(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		e, err := newEvaluator(config)
+		e, err := newEvaluator(config, "")
 		if err != nil {
 			t.Fatal(err)
 		}

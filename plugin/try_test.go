@@ -131,6 +131,17 @@ func TestTryServesUntilItIsInterrupted(t *testing.T) {
 		t.Fatalf("%s %v: %s", response.Status, err, body)
 	}
 	awaitOutput("kong.llm_usage")
+	_, line, _ := strings.Cut(out.String(), "in another terminal:")
+	line, _, _ = strings.Cut(strings.TrimSpace(line), "\n")
+	explain := exec.Command("/bin/sh", "-c", line)
+	explain.Dir = cmd.Dir
+	host, _ := os.Hostname()
+	text, err := explain.CombinedOutput()
+	for _, want := range []string{"POST /openai/v1/chat/completions, answered 200: completed", `"source":"/kong/demo/` + host + `","type":"kong.llm_usage"`} {
+		if err != nil || !strings.Contains(string(text), want) {
+			t.Errorf("%s: %v, and there is no %s in\n%s", line, err, want, text)
+		}
+	}
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}

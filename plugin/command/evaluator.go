@@ -10,8 +10,8 @@ import (
 type Host struct {
 	ReadConnection ReadConnection
 	// NewEvaluator compiles a configuration of the plugin, as JSON. What is wrong with it is in the error; where the
-	// evaluator is not nil it meters what it can.
-	NewEvaluator func(config []byte) (Evaluator, error)
+	// evaluator is not nil it meters what it can. node is the name in the events' source; "" is this machine's.
+	NewEvaluator func(config []byte, node string) (Evaluator, error)
 	// Check returns all that is wrong with a configuration: values of [schema.Problem] and *[meter.Problem].
 	Check   lint.Check
 	Version string

@@ -47,6 +47,7 @@ func runExplain(args []string, in io.Reader, out, errs io.Writer, host Host) err
 	config := flags.String("config", "", "`file` with the plugin's configuration: kong.yml, decK, or config alone (default: the plugin's defaults)")
 	flags.StringVar(&x.body, "body", "", "`file` with the response's body, as the upstream sent it")
 	flags.StringVar(&x.request, "request", "", "`id` of the request, or its beginning")
+	node := flags.String("node", "", "`name` of the node in the events' source, as in the file of the plugin server's -config (default: this machine's)")
 	format := flags.String("format", "text", "text or json")
 	meters := flags.Bool("meters", false, "print the configuration's meters, those that are built in included, as a configuration declares them")
 	if err := parseFiles(flags, args, explainAbout, out); err != nil {
@@ -56,7 +57,7 @@ func runExplain(args []string, in io.Reader, out, errs io.Writer, host Host) err
 		return fmt.Errorf("-format %q: must be text or json", *format)
 	}
 	x.json = *format == "json"
-	all, err := newEvaluators(host, *config)
+	all, err := newEvaluators(host, *config, *node)
 	if err != nil {
 		return err
 	}

@@ -89,7 +89,7 @@ func (x *exported) warn(format string, args ...any) {
 }
 
 func newExported(host Host, path string) (*exported, error) {
-	all, err := newEvaluators(host, path)
+	all, err := newEvaluators(host, path, "")
 	if err != nil {
 		return nil, err
 	}

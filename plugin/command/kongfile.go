@@ -258,7 +258,7 @@ type evaluators struct {
 	warns []error
 }
 
-func newEvaluators(host Host, path string) (*evaluators, error) {
+func newEvaluators(host Host, path, node string) (*evaluators, error) {
 	e := &evaluators{host: host, uses: []pluginUse{{}}}
 	if path != "" {
 		uses, err := readKongFile(path)
@@ -276,7 +276,7 @@ func newEvaluators(host Host, path string) (*evaluators, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %s: %w", path, &e.uses[i], err)
 		}
-		evaluator, err := host.NewEvaluator(raw)
+		evaluator, err := host.NewEvaluator(raw, node)
 		if evaluator == nil {
 			return nil, fmt.Errorf("%s: %s: %w", path, &e.uses[i], err)
 		}

@@ -62,7 +62,7 @@ func runReport(args []string, out, errs io.Writer, host Host) error {
 	if *by != "" {
 		x.by = strings.Split(*by, ",")
 	}
-	all, err := newEvaluators(host, *meters)
+	all, err := newEvaluators(host, *meters, "")
 	if err != nil {
 		return err
 	}

@@ -78,7 +78,7 @@ func runSimulate(args []string, out, errs io.Writer, host Host) error {
 		if path == "" {
 			continue
 		}
-		all, err := newEvaluators(host, path)
+		all, err := newEvaluators(host, path, "")
 		if err != nil {
 			return err
 		}
