@@ -148,11 +148,13 @@ local fields = {
   workspace = function(ctx) return ctx.workspace end,
 }
 
--- objects has the same for any member of an object.
+-- variables has nginx's variable of a request header.
 local variables = setmetatable({}, { __index = function(all, name)
   all[name] = "http_" .. name:gsub("-", "_")
   return all[name]
 end })
+
+-- objects has the same for any member of an object.
 local objects = {
   ["request.headers"] = function(_, name)
     local value = var[variables[name]] and rawget(kong.request.get_headers(), name) -- the variable tells quickly
@@ -211,7 +213,7 @@ local function differs(excerpt, whole)
   end
 end
 
--- log_of returns the exchange's log as JSON: our document, or Kong's own where a plugin has added to it. And of a
+-- log_of returns an exchange's log as JSON: our document, or Kong's own where a plugin has added to it. And of a
 -- configuration's first exchange, its second, fourth, eighth and so on our document is compared with Kong's: where they differ
 -- (another version of Kong) its own log is sent from then on.
 local function log_of(r, ctx)
@@ -439,8 +441,8 @@ local function record(conf, ctx)
       request = #request <= MAX_REQUEST and request or ""
     end
   end
-  local data = format("EXCHANGE %d %d %s %d %s %d %d %d %d %d %d %d\n%s%s%s%s", r.id, number, flags, first_byte,
-    var.body_bytes_sent or 0, #log, #request, #kind, #encoding, #head, skipped, #tail, log, request, kind, encoding)
+  local data = format("EXCHANGE %d %d %s %d %s %d %d %d %d %d %d %d\n", r.id, number, flags, first_byte,
+    var.body_bytes_sent or 0, #log, #request, #kind, #encoding, #head, skipped, #tail) .. log .. request .. kind .. encoding
   local size = #data + #head + #tail
   last, queued = last + 1, queued + size
   queue[last] = { data = head ~= "" and { data, head, tail } or data, size = size, registration = r,
