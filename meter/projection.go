@@ -1,22 +1,129 @@
 package meter
 
+import (
+	"fmt"
+	"strings"
+)
+
 // exchangeFacts are what is read of every exchange. The other facts tell of calls to language models.
 var exchangeFacts = map[int]bool{
 	slotRequestID: true, slotStartedAt: true, slotMethod: true, slotStatus: true, slotUpstreamStatus: true, slotSource: true,
 	slotTraceParent: true, slotTries: true,
 }
 
-// LogPaths returns the paths into Kong's log that the program reads, as keys: those that it reads of every exchange, and
-// those that it reads beside them where the exchange may be a call to a language model, which a POST may be. Of a log that
-// holds no others [Program.Observe] makes the same.
+// LogPaths returns the paths into Kong's log that the program reads, as keys: those that it reads of every exchange, and all
+// that it reads where the exchange may be a call to a language model, which a POST may be. Of a log that holds no others
+// [Program.Observe] makes the same, and so does an [Excerpt].
 func (p *Program) LogPaths() (every, calls [][]string) {
 	for keys, slot := range p.paths.log.Paths {
-		switch {
-		case exchangeFacts[slot], p.paths.asked[slot], p.readsBody:
+		asked := exchangeFacts[slot] || p.paths.asked[slot] || p.readsBody
+		if asked {
 			every = append(every, keys)
-		case p.readsLLM && slot != slotClientIP && slot != slotDuration:
+		}
+		if asked || p.readsLLM && slot != slotClientIP && slot != slotDuration {
 			calls = append(calls, keys)
 		}
 	}
 	return every, calls
 }
+
+// Excerpt makes observations of some members of Kong's log, whose paths are known beforehand: without looking for them.
+type Excerpt struct {
+	program *Program
+	members []excerptMember
+	flat    bool   // each value is read as a whole
+	end     string // closes the document
+	size    int    // of all that is not the members' values, at most
+}
+
+// excerptMember is a member, and what stands between it and the one before it.
+type excerptMember struct {
+	closing string   // objects that the one before is in, and this one is not
+	opening []string // names of those that this one is in, and the one before is not, as JSON with the brace
+	name    string   // as JSON with the colon
+	slot    int
+}
+
+// Excerpt returns the excerpt of members of Kong's log at such paths as [Program.LogPaths] returns, in that order.
+func (p *Program) Excerpt(paths [][]string) *Excerpt {
+	slots := map[string]int{}
+	for keys, slot := range p.paths.log.Paths {
+		slots[written(keys)] = slot
+	}
+	e := &Excerpt{program: p, flat: p.paths.log.Flat(), size: len("{}")}
+	var before []string
+	for _, path := range paths {
+		objects, same := path[:len(path)-1], 0
+		for same < min(len(before), len(objects)) && before[same] == objects[same] {
+			same++
+		}
+		m := excerptMember{
+			closing: strings.Repeat("}", len(before)-same), name: string(appendString(nil, path[len(path)-1])) + ":", slot: slots[written(path)],
+		}
+		for _, name := range objects[same:] {
+			m.opening = append(m.opening, string(appendString(nil, name))+":{")
+		}
+		e.members = append(e.members, m)
+		e.size += len(m.closing) + len(strings.Join(m.opening, ",")) + len(m.name) + len(",,")
+		before = objects
+	}
+	e.end = strings.Repeat("}", len(before)+1)
+	e.size += len(e.end)
+	return e
+}
+
+// Observe is [Program.Observe] of a log with these members, each a JSON value, or empty where the log has none. Those that
+// are missing at the end have none. It keeps nothing of members.
+func (e *Excerpt) Observe(members [][]byte) (*Observation, error) {
+	if len(members) > len(e.members) {
+		return nil, fmt.Errorf("%d members of Kong's log where there can be %d", len(members), len(e.members))
+	}
+	size := e.size
+	for _, m := range members {
+		size += len(m)
+	}
+	var text strings.Builder
+	text.Grow(size)
+	text.WriteByte('{')
+	first := true // nothing stands in the object yet
+	var room [64]int
+	starts := room[:0]
+	for i := range e.members {
+		m := &e.members[i]
+		if m.closing != "" {
+			text.WriteString(m.closing)
+			first = false
+		}
+		for _, name := range m.opening {
+			if !first {
+				text.WriteByte(',')
+			}
+			text.WriteString(name)
+			first = true
+		}
+		if i < len(members) && len(members[i]) > 0 {
+			if !first {
+				text.WriteByte(',')
+			}
+			text.WriteString(m.name)
+			starts = append(starts, text.Len())
+			text.Write(members[i])
+			first = false
+		} else {
+			starts = append(starts, 0)
+		}
+	}
+	text.WriteString(e.end)
+	p := e.program
+	if !e.flat {
+		return p.Observe(text.String())
+	}
+	o := &Observation{log: text.String(), headers: p.headers, values: make([]string, p.paths.slots+1)}
+	for i, m := range members {
+		if len(m) > 0 {
+			o.values[e.members[i].slot] = o.log[starts[i] : starts[i]+len(m)]
+		}
+	}
+	return o, nil
+}
+

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"kafka-metering/meter"
 	"kafka-metering/plugin/lane"
 	"kafka-metering/plugin/record"
 )
@@ -49,8 +50,9 @@ type laneServer struct {
 // laneInstance is an instance that connections share.
 type laneInstance struct {
 	*instance
-	started sync.Once
-	config  *Config
+	started  sync.Once
+	config   *Config
+	excerpts map[lane.List]*meter.Excerpt // of Kong's log; nil where all of it is read
 
 	users int  // connections; guarded by laneServer.mu
 	ready bool // started; likewise
@@ -258,9 +260,8 @@ func (s *laneSession) register(c *lane.Config) []byte {
 	s.instances[c.ID] = in
 	s.l.mu.Unlock()
 	needs := lane.Needs{Body: lane.BodyNone, Problems: in.problems}
-	if in.recorder == nil {
-		every, calls := in.program.LogPaths()
-		needs.Log, needs.Calls = every, append(every, calls...)
+	if in.excerpts != nil {
+		needs.Log, needs.Calls = in.program.LogPaths()
 	}
 	switch {
 	case in.program.ReadsBody():
@@ -284,6 +285,10 @@ func (l *laneServer) instance(config []byte) *laneInstance {
 	in.started.Do(func() {
 		_ = in.config.UnmarshalJSON(config) // its problems are reported, it refuses nothing
 		in.instance = l.p.newInstance(in.config)
+		if in.recorder == nil {
+			every, calls := in.program.LogPaths()
+			in.excerpts = map[lane.List]*meter.Excerpt{lane.ListLog: in.program.Excerpt(every), lane.ListCalls: in.program.Excerpt(calls)}
+		}
 		l.mu.Lock()
 		in.ready = true
 		l.mu.Unlock()

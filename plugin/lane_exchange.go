@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"fmt"
 	"time"
 
 	"kafka-metering/meter"
@@ -27,7 +28,7 @@ func (in *laneInstance) observe(x *lane.Exchange, b *record.Buffer) (e laneExcha
 			in.process.reportPanic(cause)
 		}
 	}()
-	o, err := in.program.Observe(string(x.Log))
+	o, err := in.log(x)
 	if err != nil {
 		e.end = placeBadLog
 		return e
@@ -42,6 +43,18 @@ func (in *laneInstance) observe(x *lane.Exchange, b *record.Buffer) (e laneExcha
 	}
 	releaseResult(r)
 	return e
+}
+
+// log reads what the front sent of Kong's log.
+func (in *laneInstance) log(x *lane.Exchange) (*meter.Observation, error) {
+	if x.List == lane.ListNone {
+		return in.program.Observe(string(x.Log))
+	}
+	excerpt := in.excerpts[x.List]
+	if excerpt == nil {
+		return nil, fmt.Errorf("%w: members of Kong's log that nobody asked for", lane.ErrProtocol)
+	}
+	return excerpt.Observe(x.Members)
 }
 
 // statusClientClosed is what nginx logs for a client that went away before there was an answer.

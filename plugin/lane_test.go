@@ -93,11 +93,11 @@ func (w *laneWorkerEnd) register(id int64, config string) lane.Needs {
 
 // batch is a batch as it is sent.
 func batch(number int64, again bool, drops []lane.Drop, exchanges ...lane.Exchange) []byte {
-	b := (&lane.Batch{Number: number, Again: again, Drops: drops, Entries: len(exchanges)}).Append(nil)
+	var b []byte
 	for i := range exchanges {
 		b = exchanges[i].Append(b)
 	}
-	return b
+	return (&lane.Batch{Number: number, Again: again, Drops: drops, Entries: len(exchanges)}).Append(nil, b)
 }
 
 // plain is exchange n of a worker, a request without a body to look at.

@@ -19,3 +19,14 @@ func (s *Shape) paths(before []string, yield func([]string, int) bool) bool {
 	}
 	return true
 }
+
+// Flat reports whether no path of s leads through the value of another one, or into a list.
+func (s *Shape) Flat() bool {
+	for i := range s.members {
+		m := &s.members[i]
+		if m.each != nil || m.sub != nil && (m.slot != Nowhere || !m.sub.Flat()) {
+			return false
+		}
+	}
+	return true
+}

@@ -315,7 +315,7 @@ func (s *Scanner[T]) text() error {
 }
 
 // Plain reports whether text is the same inside a JSON string and outside, and ASCII.
-func Plain(text string) bool {
+func Plain[T Text](text T) bool {
 	for len(text) >= 8 {
 		w := load(text, 0)
 		quote, slash := w^everyByte*'"', w^everyByte*'\\'

@@ -163,7 +163,7 @@ func (f *laneFront) send(entries []laneEntry) error {
 			return err
 		}
 	}
-	batch := (&lane.Batch{Number: f.batches, Again: f.again, Entries: len(entries)}).Append(nil)
+	var exchanges []byte
 	for i := range entries {
 		e := &entries[i]
 		if err := f.register(e.conf); err != nil {
@@ -171,9 +171,10 @@ func (f *laneFront) send(entries []laneEntry) error {
 		}
 		x := e.exchange // the queue's own may be moved meanwhile
 		x.Config = f.ids[e.conf]
-		batch = x.Append(batch)
+		exchanges = x.Append(exchanges)
 	}
-	_, err := f.ask(batch, f.batches)
+	batch := lane.Batch{Number: f.batches, Again: f.again, Entries: len(entries)}
+	_, err := f.ask(batch.Append(nil, exchanges), f.batches)
 	return err
 }
 

@@ -1,6 +1,10 @@
 package lane
 
-import "strconv"
+import (
+	"encoding/binary"
+	"math"
+	"strconv"
+)
 
 // What a worker sends, for the stand-in that does what the Lua front does, and for tests.
 
@@ -17,14 +21,14 @@ func (c *Config) Append(b []byte) []byte {
 	return append(b, c.JSON...)
 }
 
-// Append appends the beginning of the batch; its exchanges follow.
-func (m *Batch) Append(b []byte) []byte {
+// Append appends the batch with its exchanges, which [Exchange.Append] has made.
+func (m *Batch) Append(b, exchanges []byte) []byte {
 	again := int64(0)
 	if m.Again {
 		again = 1
 	}
 	b = append(b, "BATCH"...)
-	for _, n := range [...]int64{m.Number, again, int64(len(m.Drops)), int64(m.Entries)} {
+	for _, n := range [...]int64{m.Number, again, int64(len(m.Drops)), int64(m.Entries), int64(len(exchanges))} {
 		b = strconv.AppendInt(append(b, ' '), n, 10)
 	}
 	b = append(b, '\n')
@@ -33,36 +37,76 @@ func (m *Batch) Append(b []byte) []byte {
 		b = strconv.AppendInt(append(append(b, d.Reason...), ' '), d.Count, 10)
 		b = append(b, '\n')
 	}
-	return b
+	return append(b, exchanges...)
 }
 
 // Append appends the message.
 func (Bye) Append(b []byte) []byte { return append(b, "BYE\n"...) }
 
-// Append appends the exchange.
+// Append appends the exchange. Of members it takes strings without escapes, and numbers.
 func (x *Exchange) Append(b []byte) []byte {
-	b = append(b, "EXCHANGE"...)
-	for _, n := range [...]int64{x.Config, x.Number} {
-		b = strconv.AppendInt(append(b, ' '), n, 10)
-	}
-	b = append(b, ' ', '-')
+	b = appendUnsigned(append(b, tagTable+4), uint64(13+len(x.Members)))
+	b = appendDouble(b, float64(x.Config))
+	b = appendDouble(b, float64(x.Number))
+	var flags []byte
 	for _, flag := range [...]struct {
 		set    bool
 		letter byte
 	}{{x.Delivered, 'd'}, {x.HasBody, 'b'}, {x.Ended, 'e'}, {x.Stalled, 's'}, {x.Tapped, 't'}} {
 		if flag.set {
-			b = append(b, flag.letter)
+			flags = append(flags, flag.letter)
 		}
 	}
-	for _, n := range [...]int64{
-		x.FirstByte, x.Bytes, int64(len(x.Log)), int64(len(x.Request)), int64(len(x.Type)), int64(len(x.Encoding)),
-		int64(len(x.Head)), x.Skipped, int64(len(x.Tail)),
-	} {
-		b = strconv.AppendInt(append(b, ' '), n, 10)
+	b = appendValue(b, flags)
+	b = appendDouble(b, float64(x.FirstByte))
+	b = appendDouble(b, float64(x.Bytes))
+	for _, part := range [...][]byte{x.Request, x.Type, x.Encoding, x.Head} {
+		b = appendValue(b, part)
 	}
-	b = append(b, '\n')
-	for _, part := range [...][]byte{x.Log, x.Request, x.Type, x.Encoding, x.Head, x.Tail} {
-		b = append(b, part...)
+	b = appendDouble(b, float64(x.Skipped))
+	b = appendValue(b, x.Tail)
+	if x.List == ListNone {
+		return appendString(b, x.Log)
+	}
+	b = appendDouble(b, float64(x.List))
+	for _, m := range x.Members {
+		switch {
+		case len(m) == 0:
+			b = append(b, tagNil)
+		case m[0] == '"':
+			b = appendString(b, m[1:len(m)-1])
+		default:
+			f, _ := strconv.ParseFloat(string(m), 64)
+			b = appendDouble(b, f)
+		}
 	}
 	return b
+}
+
+// appendValue appends a string, or nil where there is none.
+func appendValue(b, text []byte) []byte {
+	if len(text) == 0 {
+		return append(b, tagNil)
+	}
+	return appendString(b, text)
+}
+
+func appendString(b, text []byte) []byte {
+	return append(appendUnsigned(b, tagString+uint64(len(text))), text...)
+}
+
+func appendDouble(b []byte, f float64) []byte {
+	return binary.LittleEndian.AppendUint64(append(b, tagDouble), math.Float64bits(f))
+}
+
+// appendUnsigned is [decoder.unsigned]'s other end.
+func appendUnsigned(b []byte, n uint64) []byte {
+	switch {
+	case n < 0xe0:
+		return append(b, byte(n))
+	case n < 0x1fe0:
+		return append(b, 0xe0|byte((n-0xe0)>>8), byte(n-0xe0)) //nolint:gosec // the low bits
+	default:
+		return binary.LittleEndian.AppendUint32(append(b, 0xff), uint32(n)) //nolint:gosec // of 32 bits
+	}
 }

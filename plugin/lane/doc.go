@@ -7,11 +7,11 @@
 // A message is a line of words, separated by one space and ended by a line feed, and for some the bytes that the line
 // announces. Numbers are decimal. The worker speaks, the process answers each message but BYE with one line.
 //
-//	HELLO 1 <worker> <counted>             OK 1
-//	CONFIG <id> <size>  + config           OK <size>  + needs
-//	BATCH <number> <again> <drops> <n>     OK <number>
+//	HELLO 1 <worker> <counted>                    OK 1
+//	CONFIG <id> <size>  + config                  OK <size>  + needs
+//	BATCH <number> <again> <drops> <n> <size>     OK <number>
 //	  DROP <plugin> <reason> <count>
-//	  EXCHANGE …                           + log, request, type, encoding, head, tail
+//	  + n exchanges, of size bytes together
 //	BYE
 //
 // An answer that is not OK is ERR and a text: the message will never be taken. The process closes the connection then, and
@@ -21,8 +21,8 @@
 // start); counted is how many of its exchanges have been acknowledged, or reported as dropped, on any connection.
 //
 // CONFIG registers a plugin configuration, the JSON that Kong hands to the plugin, under a number of the worker's choice.
-// It holds for the connection. The answer is JSON ([Needs]): what the meters read of Kong's log, and what of that of a
-// POST; whether they want the body, and what is wrong with the configuration.
+// It holds for the connection. The answer is JSON ([Needs]): which members of Kong's log the meters read, and which of a
+// POST's; whether they want the body, and what is wrong with the configuration.
 //
 // BATCH hands over n exchanges, preceded by as many DROP lines as it says: exchanges of a plugin that the worker could not
 // keep, by reason. A worker has one batch under way. OK means that all events are in the spool: the worker forgets the
@@ -30,16 +30,21 @@
 // connection, to this or another process. A process that has had the number from this worker only says OK again; another
 // process looks for the exchanges' ids in the spools that it adopted.
 //
-//	EXCHANGE <config> <number> <flags> <first byte> <delivered> <log> <request> <type> <encoding> <head> <skipped> <tail>
+// An exchange is a list, as LuaJIT's string.buffer encodes one (https://luajit.org/ext_buffer.html#serialize_format): a
+// tenth of what the same costs a worker as JSON, whose numbers go through printf.
+//
+//	 1 configuration   2 number       3 flags      4 first byte   5 delivered   6 request
+//	 7 type            8 encoding     9 head      10 skipped     11 tail       12 log      13… members
 //
 // The number counts the worker's exchanges from 1 on, those that it drops too. So every number up to a batch's last one is
 // an exchange that was handed over, or reported as dropped; anything else is a gap ([Account]). The flags are letters: d,
 // nginx has sent the whole response ($request_completion); b, a response with a body came from the upstream; e, its end was
-// seen; s, the upstream was silent for the service's read timeout; t, the body was tapped; -, no more than that. Then come
-// the milliseconds from the request's start to the first byte of the body, or -1, and the bytes of the body that the client
-// got. The rest are the sizes of what follows: Kong's log (the members that were asked for, or all of it), the request's body
-// as far as nginx had it in memory, the response's content type and encoding as the tap saw them, and its body: the whole
-// of it is the head; where it was larger than the window, skipped bytes are missing between head and tail.
+// seen; s, the upstream was silent for the service's read timeout; t, the body was tapped. Then come the milliseconds from
+// the request's start to the first byte of the body, or -1, and the bytes of the body that the client got; the request's
+// body as far as nginx had it in memory; the response's content type and encoding as the tap saw them, and its body: the
+// whole of it is the head; where it was larger than the window, skipped bytes are missing between head and tail. The log is
+// a text, Kong's own as JSON; or 1 or 2, and then its members follow that Needs.Log or Needs.Calls ask for, in that order.
+// What there is none of is nil, or left out at the end.
 //
 // BYE says that the worker exits and has nothing left. A worker whose connection ends otherwise, and that does not come
 // back, may have lost what it had queued.

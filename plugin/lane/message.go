@@ -13,12 +13,12 @@ const (
 	maxLine     = 512
 	maxWorker   = 64
 	maxReason   = 64
-	MaxConfig   = 4 << 20 // a configuration
-	MaxLog      = 16 << 20
-	MaxRequest  = 16 << 20
-	MaxWindow   = 64 << 20 // the head of a body, and its tail
-	MaxDrops    = 1 << 12  // lines of one batch
-	MaxEntries  = 1 << 16  // of one batch
+	MaxConfig   = 4 << 20   // a configuration
+	MaxBatch    = 256 << 20 // the exchanges of a batch
+	MaxDrops    = 1 << 12   // lines of one batch
+	MaxEntries  = 1 << 16   // of one batch
+	maxMembers  = 1 << 12   // of one exchange's log
+	maxFlags    = 8
 	maxTypeText = 255
 	maxNumber   = 1 << 53 // beyond it Lua's numbers are not exact
 )
@@ -47,6 +47,7 @@ type Batch struct {
 	Again   bool  // it was sent before, and its acknowledgement has not come
 	Drops   []Drop
 	Entries int
+	Size    int // bytes of the exchanges
 }
 
 // Drop is a number of exchanges that the worker could not keep.
@@ -79,7 +80,11 @@ type Exchange struct {
 	FirstByte int64 // milliseconds from the request's start to the body's first byte; -1: there was none
 	Bytes     int64 // of the body, as the client got them
 
-	Log      []byte // Kong's, in whole or in part: JSON
+	// Kong's log: all of it, or only the members that were asked for.
+	Log     []byte   // JSON; nil where there are only members
+	List    List     // whose members they are
+	Members [][]byte // by the list's order; JSON, or empty where the log has no such member
+
 	Request  []byte // the request's body; empty when nginx did not have it in memory
 	Type     []byte // content type of the response, as the upstream sent it
 	Encoding []byte // content encoding, likewise
@@ -87,6 +92,16 @@ type Exchange struct {
 	Skipped  int64  // bytes that are missing between Head and Tail
 	Tail     []byte
 }
+
+// List says of which list of [Needs] an exchange has the members.
+type List int64
+
+// The lists.
+const (
+	ListNone  List = iota // the whole log is there
+	ListLog               // Needs.Log
+	ListCalls             // Needs.Calls
+)
 
 // Body says how far a configuration needs the bodies of responses.
 type Body string
@@ -101,7 +116,7 @@ const (
 // Needs is the answer to a configuration.
 type Needs struct {
 	Log      [][]string `json:"log,omitempty"`   // the members of Kong's log that are read, each by its keys; nil: all
-	Calls    [][]string `json:"calls,omitempty"` // of a POST, which may be a call to a language model
+	Calls    [][]string `json:"calls,omitempty"` // those of a POST, which may be a call to a language model
 	Body     Body       `json:"body"`
 	Problems string     `json:"problems,omitempty"` // of the configuration, for Kong's error log
 }

@@ -14,8 +14,13 @@ import (
 // the limits. It is for one goroutine.
 type Reader struct {
 	r     *bufio.Reader
-	buf   []byte // of the exchange
-	words [13][]byte
+	words [8][]byte
+
+	buf   []byte // of the batch
+	batch []byte // what has not been read of it
+	left  int    // exchanges in there
+	text  []byte // of an exchange's members
+	ends  []int  // of each in text
 }
 
 // NewReader returns a reader of a connection.
@@ -23,7 +28,7 @@ func NewReader(r io.Reader) *Reader {
 	return &Reader{r: bufio.NewReaderSize(r, 64<<10)}
 }
 
-// Message reads the next message; of a batch its beginning, whose exchanges must be read before the next message. The error
+// Message reads the next message; of a batch what it says of itself: its exchanges must be read before the next message. The error
 // is [io.EOF] at the end between two messages, and wraps [ErrProtocol] where something else stands there.
 func (d *Reader) Message() (Message, error) {
 	words, err := d.line()
@@ -49,7 +54,7 @@ func (d *Reader) Message() (Message, error) {
 	case "BATCH":
 		b := &Batch{Number: p.number(maxNumber), Again: p.number(1) == 1}
 		drops := p.number(MaxDrops)
-		b.Entries = int(p.number(MaxEntries))
+		b.Entries, b.Size = int(p.number(MaxEntries)), int(p.number(MaxBatch))
 		if err := p.end(words); err != nil {
 			return nil, err
 		}
@@ -60,12 +65,25 @@ func (d *Reader) Message() (Message, error) {
 			}
 			b.Drops = append(b.Drops, drop)
 		}
-		return b, nil
+		return b, d.exchanges(b)
 	case "BYE":
 		return Bye{}, p.end(words)
 	default:
 		return nil, fmt.Errorf("%w: unknown message %.32q", ErrProtocol, words[0])
 	}
+}
+
+// exchanges reads those of a batch into memory.
+func (d *Reader) exchanges(b *Batch) (err error) {
+	if b.Entries == 0 && b.Size > 0 {
+		return fmt.Errorf("%w: a batch of %d bytes without exchanges", ErrProtocol, b.Size)
+	}
+	if cap(d.buf) > keptBuffer && b.Size <= keptBuffer {
+		d.buf = nil
+	}
+	d.buf, err = d.bytes(d.buf[:0], b.Size)
+	d.batch, d.left = d.buf, b.Entries
+	return err
 }
 
 func (d *Reader) drop() (Drop, error) {
@@ -83,16 +101,11 @@ func (d *Reader) drop() (Drop, error) {
 
 // Exchange reads the next exchange of a batch into x.
 func (d *Reader) Exchange(x *Exchange) error {
-	words, err := d.line()
-	if err != nil {
-		return unexpected(err)
-	}
-	p := fields{words: words}
-	if p.word() != "EXCHANGE" {
-		p.bad = true
-	}
-	*x = Exchange{Config: p.number(maxNumber), Number: p.number(maxNumber)}
-	for _, flag := range p.word() {
+	r := decoder{b: d.batch}
+	*x = Exchange{Members: x.Members[:0]}
+	count := r.list()
+	x.Config, x.Number = r.number(0), r.number(0)
+	for _, flag := range r.text(maxFlags) {
 		switch flag {
 		case 'd':
 			x.Delivered = true
@@ -104,36 +117,48 @@ func (d *Reader) Exchange(x *Exchange) error {
 			x.Stalled = true
 		case 't':
 			x.Tapped = true
-		case '-':
 		default:
-			p.bad = true
+			r.fail()
 		}
 	}
-	x.FirstByte, x.Bytes = p.signed(), p.number(maxNumber)
-	sizes := [...]int{int(p.number(MaxLog)), int(p.number(MaxRequest)), int(p.number(maxTypeText)), int(p.number(maxTypeText)), int(p.number(MaxWindow)), 0}
-	x.Skipped = p.number(maxNumber)
-	sizes[5] = int(p.number(MaxWindow))
-	if err := p.end(words); err != nil {
-		return err
+	x.FirstByte, x.Bytes = r.number(-1), r.number(0)
+	x.Request, x.Type, x.Encoding = r.text(MaxBatch), r.text(maxTypeText), r.text(maxTypeText)
+	x.Head, x.Skipped, x.Tail = r.text(MaxBatch), r.number(0), r.text(MaxBatch)
+	const fixed = 11 // and the log
+	if count <= fixed || count > fixed+1+maxMembers {
+		r.fail()
 	}
-	total := 0
-	for _, n := range sizes {
-		total += n
+	if len(r.b) > 0 && r.b[0] >= tagString {
+		x.Log = r.text(MaxBatch)
+		count = min(count, fixed+1) // no members beside it
+	} else if x.List = List(r.number(0)); x.List != ListLog && x.List != ListCalls {
+		r.fail()
 	}
-	if cap(d.buf) > keptBuffer && total <= keptBuffer {
-		d.buf = nil
+	d.text = d.text[:0]
+	d.ends = d.ends[:0]
+	for range count - fixed - 1 {
+		d.text = r.appendJSON(d.text, 0)
+		d.ends = append(d.ends, len(d.text))
+		if r.bad {
+			break
+		}
 	}
-	if d.buf, err = d.bytes(d.buf[:0], total); err != nil {
-		return unexpected(err)
+	if r.bad {
+		return fmt.Errorf("%w: an exchange is not as it should be", ErrProtocol)
 	}
-	rest := d.buf
-	for i, part := range []*[]byte{&x.Log, &x.Request, &x.Type, &x.Encoding, &x.Head, &x.Tail} {
-		*part, rest = rest[:sizes[i]:sizes[i]], rest[sizes[i]:]
+	d.batch = r.b
+	start := 0
+	for _, end := range d.ends {
+		x.Members = append(x.Members, d.text[start:end:end])
+		start = end
+	}
+	if d.left--; d.left == 0 && len(d.batch) > 0 {
+		return fmt.Errorf("%w: %d bytes follow the last exchange of a batch", ErrProtocol, len(d.batch))
 	}
 	return nil
 }
 
-// keptBuffer is how large a buffer may be that is kept for the next exchange.
+// keptBuffer is how large a buffer may be that is kept for the next batch.
 const keptBuffer = 1 << 20
 
 // bytes appends n bytes to b. What is announced and does not come costs no memory.
@@ -242,15 +267,6 @@ func (p *fields) number(limit int64) int64 {
 		return 0
 	}
 	return n
-}
-
-// signed takes a number or -1.
-func (p *fields) signed() int64 {
-	if len(p.words) > 0 && string(p.words[0]) == "-1" {
-		p.words = p.words[1:]
-		return -1
-	}
-	return p.number(maxNumber)
 }
 
 // end checks that all words were taken, and were what they should be.

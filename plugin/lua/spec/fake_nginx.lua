@@ -1,5 +1,7 @@
 -- A worker of nginx without nginx, for unit tests: time stands still until a test moves it, timers run when a test says so,
 -- and at the other end of the socket there is a process that does as a test tells it. load() returns a fresh handler in it.
+local buffer, cjson = require "string.buffer", require "cjson.safe"
+
 local M = {}
 
 local function flatten(message, into)
@@ -26,6 +28,20 @@ function M.paths(paths)
   return "[" .. table.concat(all, ",") .. "]"
 end
 
+-- document returns the log that has an exchange's members at these paths.
+function M.document(paths, x)
+  local log = {}
+  for i, path in ipairs(paths) do
+    local into = log
+    for k = 1, #path - 1 do
+      into[path[k]] = into[path[k]] or {}
+      into = into[path[k]]
+    end
+    into[path[#path]] = x[12 + i]
+  end
+  return log
+end
+
 -- process is the other end. It takes what the real one takes, and remembers it.
 local function new_process()
   return {
@@ -45,35 +61,31 @@ local function take(process, text)
     return "OK 1"
   elseif word == "CONFIG" then
     process.configs[#process.configs + 1] = text
+    local needs = cjson.decode(process.needs)
+    process.paths = { needs.log, needs.calls }
     return "OK " .. #process.needs, process.needs
   elseif word == "BYE" then
     process.byes = process.byes + 1
     return nil
   end
-  local number, again, drops, entries, rest = text:match("^BATCH (%d+) (%d) (%d+) (%d+)\n(.*)$")
+  local number, again, drops, entries, size, rest = text:match("^BATCH (%d+) (%d) (%d+) (%d+) (%d+)\n(.*)$")
   assert(number, "not a message: " .. text:sub(1, 100))
   local batch = { text = text, number = tonumber(number), again = again == "1", drops = {}, exchanges = {} }
   for _ = 1, tonumber(drops) do
     local plugin, reason, count, after = rest:match("^DROP (%S+) (%S+) (%d+)\n(.*)$")
     batch.drops[plugin .. " " .. reason], rest = tonumber(count), after
   end
+  assert(#rest == tonumber(size), "a batch is not as long as it says")
+  local exchanges = buffer.new():set(rest)
   for _ = 1, tonumber(entries) do
-    local line, after = rest:match("^(EXCHANGE [^\n]*)\n(.*)$")
-    local words = {}
-    for w in line:gmatch("%S+") do
-      words[#words + 1] = w
-    end
-    assert(#words == 13, line)
-    local x = { number = tonumber(words[3]), flags = words[4], first_byte = tonumber(words[5]), skipped = tonumber(words[12]) }
-    for _, part in ipairs { { "log", 7 }, { "request", 8 }, { "kind", 9 }, { "encoding", 10 }, { "head", 11 }, { "tail", 13 } } do
-      local size = tonumber(words[part[2]])
-      x[part[1]], after = after:sub(1, size), after:sub(size + 1)
-      assert(#x[part[1]] == size, "an exchange is shorter than it says")
-    end
-    rest = after
-    batch.exchanges[#batch.exchanges + 1] = x
+    local x = exchanges:decode()
+    local log = type(x[12]) == "string" and cjson.decode(x[12]) or M.document(process.paths[x[12]], x)
+    batch.exchanges[#batch.exchanges + 1] = {
+      number = x[2], flags = x[3], first_byte = x[4], request = x[6], kind = x[7], encoding = x[8], head = x[9], skipped = x[10],
+      tail = x[11], log = log,
+    }
   end
-  assert(rest == "", "something follows the batch")
+  assert(#exchanges == 0, "something follows the batch")
   process.batches[#process.batches + 1] = batch
   return process.answer or "OK " .. number
 end
@@ -194,8 +206,6 @@ function M.new()
   -- load returns a fresh handler that lives in this worker.
   function w.load()
     _G.ngx, _G.kong = w.ngx, w.kong
-    package.loaded["cjson.safe"] = nil
-    local cjson = require "cjson.safe"
     cjson.null = w.ngx.null
     package.loaded["kong.plugins.kafka-metering.handler"] = nil
     local handler = dofile("kong/plugins/kafka-metering/handler.lua")

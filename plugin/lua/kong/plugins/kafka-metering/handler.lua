@@ -11,12 +11,11 @@
 --
 -- The queue is bounded; what does not fit is dropped and counted, and the count travels with the next batch. The wire
 -- format is in plugin/lane/doc.go.
-local cjson = require "cjson.safe"
+local cjson, buffer, new_list = require "cjson.safe", require "string.buffer", require "table.new"
 
 local kong, ngx = kong, ngx
 local var, encode, concat = ngx.var, cjson.encode, table.concat
-local find, sub, format = string.find, string.sub, string.format
-local floor, max, abs = math.floor, math.max, math.abs
+local find, sub, floor, max, abs = string.find, string.sub, math.floor, math.max, math.abs
 
 -- Kong has timers of its own under OpenResty's names, which do not run any more once a worker has begun to exit. It keeps
 -- OpenResty's: a stream that ends after kong reload is handed over by one of those.
@@ -170,73 +169,82 @@ local objects = {
 -- absent is for what AI plugins log (ai): it is there only where log_of sends Kong's own log anyway.
 local function absent() end
 
--- plan prepares a document of the members that the process needs. It returns nil where one of them is none of ours: then
--- the whole log is sent.
-local function plan(paths)
-  local document, members, roots = {}, {}, {}
+-- A record is what the process is told of an exchange: a list of these, and behind them members of Kong's log.
+local CONFIG, NUMBER, FLAGS, FIRST_BYTE, DELIVERED, REQUEST = 1, 2, 3, 4, 5, 6
+local TYPE, ENCODING, HEAD, SKIPPED, TAIL, LOG = 7, 8, 9, 10, 11, 12
+local whole = new_list(LOG, 0) -- the record with all of Kong's log
+
+-- plan prepares a record with the members that the process needs. It returns nil where one of them is none of ours: then the
+-- whole log is sent. list tells the process which members they are.
+local function plan(paths, list)
+  local members = { record = new_list(LOG + #paths, 0), list = list }
   for i, path in ipairs(paths) do
     local get = fields[concat(path, ".")] or objects[concat(path, ".", 1, #path - 1)]
     if not get and path[1] ~= "ai" then
       return nil
     end
-    local into = document
-    for k = 1, #path - 1 do
-      into[path[k]] = into[path[k]] or {}
-      into = into[path[k]]
-    end
-    members[i], roots[path[1]] = { path = path, get = get or absent, into = into, name = path[#path] }, true
+    members[i] = { path = path, get = get or absent, name = path[#path] }
   end
-  return { document = document, members = members, roots = roots }
+  return members
 end
 
 -- plain reports whether no plugin has put something into the log where we look, as AI plugins do
 -- (kong.log.set_serialize_value).
-local function plain(excerpt, added)
+local function plain(members, added)
   for _, value in ipairs(added) do
-    if excerpt.roots[value.key:match("^[^.]*")] then
-      return false
+    local root = value.key:match("^[^.]*")
+    for _, member in ipairs(members) do
+      if member.path[1] == root then
+        return false
+      end
     end
   end
   return true
 end
 
--- differs returns a member of our document that is not what Kong logs.
-local function differs(excerpt, whole)
-  for _, member in ipairs(excerpt.members) do
-    local logged = whole
+-- differs returns a member of a record that is not what Kong logs.
+local function differs(members, log)
+  for i, member in ipairs(members) do
+    local logged = log
     for _, key in ipairs(member.path) do
       logged = type(logged) == "table" and rawget(logged, key) or nil
     end
-    if encode(member.into[member.name]) ~= encode(logged) then
+    if encode(members.record[LOG + i]) ~= encode(logged) then
       return concat(member.path, ".")
     end
   end
 end
 
--- log_of returns an exchange's log as JSON: our document, or Kong's own where a plugin has added to it. And of a
--- configuration's first exchange, its second, fourth, eighth and so on our document is compared with Kong's: where they differ
--- (another version of Kong) its own log is sent from then on.
+-- log_of returns a record with an exchange's log: what the process needs of it, or, where a plugin has added to that, all of
+-- Kong's own. And of a configuration's first exchange, its second, fourth, eighth and so on the members are compared with
+-- Kong's: where they differ (another version of Kong) its own log is sent from then on.
 local function log_of(r, ctx)
-  local excerpt, added = ngx.req.get_method() == "POST" and r.call or r.request, ctx.serialize_values
-  if not excerpt or added and not plain(excerpt, added) then
-    return encode(kong.log.serialize())
-  end
-  local members = excerpt.members
-  for i = 1, #members do
-    local member = members[i]
-    member.into[member.name] = member.get(ctx, member.name)
-  end
-  r.exchanges = r.exchanges + 1
-  if bit.band(r.exchanges, r.exchanges - 1) == 0 then
-    local whole = kong.log.serialize()
-    local other = differs(excerpt, whole)
-    if other then
-      warn("this Kong logs ", other, " differently; its whole log is sent, which is slower")
-      r.request, r.call = nil, nil
-      return encode(whole)
+  local members, added, log = ngx.req.get_method() == "POST" and r.call or r.request, ctx.serialize_values, nil
+  if members and not (added and not plain(members, added)) then
+    local record = members.record
+    record[LOG] = members.list
+    for i = 1, #members do
+      local member = members[i]
+      record[LOG + i] = member.get(ctx, member.name)
     end
+    r.exchanges = r.exchanges + 1
+    if bit.band(r.exchanges, r.exchanges - 1) ~= 0 then
+      return record
+    end
+    log = kong.log.serialize()
+    local other = differs(members, log)
+    if not other then
+      return record
+    end
+    warn("this Kong logs ", other, " differently; its whole log is sent, which is slower")
+    r.request, r.call = nil, nil
   end
-  return encode(excerpt.document)
+  local text, err = encode(log or kong.log.serialize())
+  if not text or #text > MAX_LOG then
+    return nil, err or "its log is too long"
+  end
+  whole[LOG] = text
+  return whole
 end
 
 -- The lane
@@ -244,9 +252,10 @@ end
 local worker                    -- this worker's name
 local number = 0                -- of the last exchange
 local counted = 0               -- exchanges that the process has acknowledged, or whose loss it has been told of
-local queue, first, last, queued = {}, 1, 0, 0                    -- entries first to last; their bytes
+local batches, first, last = {}, 1, 0                             -- first to last, which takes exchanges until it is sent
+local entries, bytes = 0, 0     -- exchanges in the batches, and what they take
+local scratch = buffer.new()
 local dropped = {}              -- "<plugin> <reason>" -> count, not told yet
-local batch, batches = nil, 0   -- the one under way, or to be sent again; the number of the last
 local connections = 0           -- registrations belong to a connection
 local called, flushing, failed, wait = false, false, false, 0     -- of flush
 
@@ -293,48 +302,50 @@ local function register(socket, r)
   if needs.problems then
     kong.log.err(needs.problems)
   end
-  r.request, r.call = needs.log and plan(needs.log), needs.calls and plan(needs.calls)
+  r.request, r.call = needs.log and plan(needs.log, 1), needs.calls and plan(needs.calls, 2)
   r.connection, r.body = connections, needs.body
 end
 
--- deliver sends a batch, which is what the queue has, up to the limits, and takes it off the queue when the process has it on
--- disk. Else the next call sends it again, with the same number: the process knows whether it has had it.
+-- opened returns the batch that takes exchanges.
+local function opened()
+  local batch = batches[last]
+  if not batch or batch.again or batch.entries >= BATCH_MOST_ENTRIES or #batch.data >= BATCH_MOST_BYTES then
+    batch = { data = buffer.new(), entries = 0, registrations = {}, ids = {}, lines = {}, drops = 0 }
+    last = last + 1
+    batches[last] = batch
+  end
+  return batch
+end
+
+-- deliver sends the oldest batch, and forgets it when the process has it on disk. Else the next call sends it again, with the
+-- same number: the process knows whether it has had it.
 local function deliver(socket)
-  if not batch then
-    local upto, bytes, lines, drops = first - 1, 0, drop_lines()
-    while upto < last and upto - first + 1 < BATCH_MOST_ENTRIES and bytes < BATCH_MOST_BYTES do
-      upto = upto + 1
-      bytes = bytes + queue[upto].size
-    end
-    batches = batches + 1
-    batch = { number = batches, again = 0, upto = upto, lines = lines, drops = drops }
+  local batch = batches[first] or opened()
+  if not batch.again then -- from here on it takes no more
+    batch.again, batch.lines, batch.drops = 0, drop_lines()
   end
-  local entries = batch.upto - first + 1
-  local message = { "BATCH " .. batch.number .. " " .. batch.again .. " " .. #batch.lines .. " " .. entries .. "\n", batch.lines }
-  for i = first, batch.upto do
-    local entry = queue[i]
-    if entry.registration.connection ~= connections then
-      register(socket, entry.registration)
+  for i = 1, batch.entries do
+    if batch.registrations[i].connection ~= connections then
+      register(socket, batch.registrations[i])
     end
-    message[#message + 1] = entry.data
   end
+  local size = #batch.data
+  local line = concat({ "BATCH", first, batch.again, #batch.lines, batch.entries, size }, " ") .. "\n"
   batch.again = 1
-  local answer = ask(socket, message)
-  local taken = answer == "OK " .. batch.number
+  local answer = ask(socket, { line, batch.lines, batch.data:tostring() })
+  local taken = answer == "OK " .. first
   assert(taken or find(answer, "^ERR "), answer)
-  for i = first, batch.upto do
-    if not taken then -- the process never will: they count with the next batch's drops
-      drop(queue[i].registration.plugin, "worker_refused")
-    end
-    queued, queue[i] = queued - queue[i].size, nil
+  for i = 1, taken and 0 or batch.entries do -- the process never will: they count with the next batch's drops
+    drop(batch.registrations[i].plugin, "worker_refused")
   end
-  counted = counted + batch.drops + (taken and entries or 0)
-  first, batch = batch.upto + 1, nil
+  counted = counted + batch.drops + (taken and batch.entries or 0)
+  entries, bytes = entries - batch.entries, bytes - size
+  batches[first], first = nil, first + 1
   assert(taken, answer)
 end
 
 local function idle()
-  return not batch and first > last and not next(dropped)
+  return first > last and not next(dropped)
 end
 
 -- drain sends batches until the queue is all but empty. A worker that exits says goodbye: nothing is missing.
@@ -349,7 +360,7 @@ local function drain()
       break
     end
     deliver(socket)
-    if last - first + 1 < BATCH_ENTRIES and not exiting then
+    if entries < BATCH_ENTRIES and not exiting then
       break
     end
   end
@@ -371,20 +382,23 @@ local function leave()
     end
     ngx.sleep(EXIT_DELAY)
   until abs(ngx.now() - began) > EXIT_PATIENCE
-  local text = { "HELLO 1 " .. worker .. " " .. number .. "\n", concat(batch and batch.lines or {}), concat((drop_lines())) }
-  for i = first, last do
-    local sent_in = batch and i <= batch.upto and batch.number or batches + 1
-    local id = find(queue[i].id, "^%x+$") and queue[i].id or "-"
-    text[#text + 1] = "LEFT " .. sent_in .. " " .. queue[i].registration.plugin .. " " .. id .. "\n"
+  local text = { "HELLO 1 " .. worker .. " " .. number .. "\n", concat((drop_lines())) }
+  for n = first, last do
+    local batch = batches[n]
+    text[#text + 1] = concat(batch.lines)
+    for i = 1, batch.entries do
+      local id = find(batch.ids[i], "^%x+$") and batch.ids[i] or "-"
+      text[#text + 1] = "LEFT " .. n .. " " .. batch.registrations[i].plugin .. " " .. id .. "\n"
+    end
   end
   local file, err = io.open(kong.configuration.prefix .. "/kafka-metering.lane.lost", "a")
   if file then
     file:write(concat(text))
     file:close()
   end
-  kong.log.err("kafka-metering: the process is away while this worker exits; exchanges are lost: ", last - first + 1,
+  kong.log.err("kafka-metering: the process is away while this worker exits; exchanges are lost: ", entries,
     err and ", without word of them: " .. err or "")
-  queue, first, last, queued, batch, counted = {}, 1, 0, 0, nil, number
+  batches, first, entries, bytes, counted = {}, last + 1, 0, 0, number
 end
 
 -- flush runs ten times a second, and when there is enough for a batch. When a worker exits OpenResty runs all timers at once.
@@ -410,19 +424,10 @@ local function flush()
   flushing = false
 end
 
--- record puts the exchange into the queue.
-local function record(conf, ctx)
-  local r = registration(conf)
-  if last - first + 1 >= MAX_ENTRIES or queued >= MAX_BYTES then
-    return drop(r.plugin, "worker_queue_full")
-  end
-  local log, err = log_of(r, ctx)
-  if not log or #log > MAX_LOG then
-    warn("an exchange cannot be handed over: ", err or "its log is too long")
-    return drop(r.plugin, "worker_log")
-  end
-  local seen, flags, first_byte = ctx.kafka_metering, var.request_completion == "OK" and "d" or "-", -1
-  local request, kind, encoding, head, tail, skipped = "", "", "", "", "", 0
+-- describe puts into a record what the front has seen of the exchange.
+local function describe(record, seen)
+  local flags, first_byte = var.request_completion == "OK" and "d" or "", -1
+  local request, kind, encoding, head, skipped, tail
   if seen then
     flags = flags .. (seen.eof and "be" or "b")
     if not seen.eof then
@@ -432,21 +437,39 @@ local function record(conf, ctx)
     end
     first_byte = seen.began and max(0, floor((seen.began - ngx.req.start_time()) * 1000 + 0.5)) or -1
     if seen.tapped then
-      flags, kind, encoding = flags .. "t", seen.kind, seen.encoding
-      head, tail = concat(seen.head), concat(seen.tail, "", seen.from, seen.to)
+      flags, kind, encoding, head = flags .. "t", seen.kind, seen.encoding, concat(seen.head)
+      tail = concat(seen.tail, "", seen.from, seen.to)
       skipped = seen.bytes - #head - #tail
     end
     if seen.posted then
       request = ngx.req.get_body_data() or "" -- nil unless it has been read, and is not in a file
-      request = #request <= MAX_REQUEST and request or ""
+      request = #request <= MAX_REQUEST and request or nil
     end
   end
-  local data = format("EXCHANGE %d %d %s %d %s %d %d %d %d %d %d %d\n", r.id, number, flags, first_byte,
-    var.body_bytes_sent or 0, #log, #request, #kind, #encoding, #head, skipped, #tail) .. log .. request .. kind .. encoding
-  local size = #data + #head + #tail
-  last, queued = last + 1, queued + size
-  queue[last] = { data = head ~= "" and { data, head, tail } or data, size = size, registration = r,
-                  id = fields["request.id"](ctx) }
+  record[FLAGS], record[FIRST_BYTE], record[DELIVERED] = flags, first_byte, tonumber(var.body_bytes_sent)
+  record[REQUEST], record[TYPE], record[ENCODING] = request, kind, encoding
+  record[HEAD], record[SKIPPED], record[TAIL] = head, skipped, tail
+end
+
+-- enqueue puts the exchange into the batch that is open.
+local function enqueue(conf, ctx)
+  local r = registration(conf)
+  if entries >= MAX_ENTRIES or bytes >= MAX_BYTES then
+    return drop(r.plugin, "worker_queue_full")
+  end
+  local record, err = log_of(r, ctx)
+  if not record then
+    warn("an exchange cannot be handed over: ", err)
+    return drop(r.plugin, "worker_log")
+  end
+  record[CONFIG], record[NUMBER] = r.id, number
+  describe(record, ctx.kafka_metering)
+  scratch:reset():encode(record)
+  local batch = opened()
+  local n = batch.entries + 1
+  batch.data:put(scratch)
+  batch.entries, batch.registrations[n], batch.ids[n] = n, r, fields["request.id"](ctx)
+  entries, bytes = entries + 1, bytes + #scratch
 end
 
 -- ensure_stream_usage
@@ -513,10 +536,10 @@ end
 
 function Front:log(conf)
   number = number + 1
-  if not guarded(record, conf, ngx.ctx) then
+  if not guarded(enqueue, conf, ngx.ctx) then
     drop(conf.__plugin_id or "-", "worker_error")
   end
-  if not (called or flushing) and (ngx.worker.exiting() or last - first + 1 >= BATCH_ENTRIES and wait == 0) then
+  if not (called or flushing) and (ngx.worker.exiting() or entries >= BATCH_ENTRIES and wait == 0) then
     called = timer_at(0, flush) -- without a timer the next exchange, or the tenth of a second, tries again
   end
 end
