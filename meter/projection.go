@@ -126,4 +126,3 @@ func (e *Excerpt) Observe(members [][]byte) (*Observation, error) {
 	}
 	return o, nil
 }
-

@@ -33,8 +33,8 @@
 // An exchange is a list, as LuaJIT's string.buffer encodes one (https://luajit.org/ext_buffer.html#serialize_format): a
 // tenth of what the same costs a worker as JSON, whose numbers go through printf.
 //
-//	 1 configuration   2 number       3 flags      4 first byte   5 delivered   6 request
-//	 7 type            8 encoding     9 head      10 skipped     11 tail       12 log      13… members
+//	1 configuration   2 number       3 flags      4 first byte   5 delivered   6 request
+//	7 type            8 encoding     9 head      10 skipped     11 tail       12 log      13… members
 //
 // The number counts the worker's exchanges from 1 on, those that it drops too. So every number up to a batch's last one is
 // an exchange that was handed over, or reported as dropped; anything else is a gap ([Account]). The flags are letters: d,
