@@ -80,7 +80,7 @@ type Options struct {
 const (
 	defaultQueueBytes   = 64 << 20
 	defaultSegmentBytes = 64 << 20
-	defaultPageSize     = 4096
+	defaultPageSize     = 8192
 	// groupBytes bounds one transaction, so that the first appender of a burst
 	// does not wait for the last.
 	groupBytes = 8 << 20
