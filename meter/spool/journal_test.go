@@ -176,8 +176,8 @@ func TestTheJournalOfAKilledProcessIsEndedByTheNext(t *testing.T) {
 	}{
 		"one file":                  {Options{}, 20, false},
 		"one file, drained":         {Options{}, 20, true},
-		"several files":             {Options{SegmentBytes: 128 << 10}, 400, false},
-		"several files, drained":    {Options{SegmentBytes: 128 << 10}, 400, true},
+		"several files":             {Options{SegmentBytes: 256 << 10}, 400, false},
+		"several files, drained":    {Options{SegmentBytes: 256 << 10}, 400, true},
 		"nothing was ever appended": {Options{}, 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
