@@ -2,6 +2,7 @@ package meter
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -72,11 +73,12 @@ func (p *Program) Excerpt(paths [][]string) *Excerpt {
 	return e
 }
 
-// Observe is [Program.Observe] of a log with these members, each a JSON value, or empty where the log has none. Those that
-// are missing at the end have none. It keeps nothing of members.
-func (e *Excerpt) Observe(members [][]byte) (*Observation, error) {
+// Observe makes o what [Program.Observe] returns of a log with these members, each a JSON value, or empty where the log has
+// none. Those that are missing at the end have none. It keeps nothing of members. The memory of an observation that was made
+// before is used again.
+func (e *Excerpt) Observe(o *Observation, members [][]byte) error {
 	if len(members) > len(e.members) {
-		return nil, fmt.Errorf("%d members of Kong's log where there can be %d", len(members), len(e.members))
+		return fmt.Errorf("%d members of Kong's log where there can be %d", len(members), len(e.members))
 	}
 	size := e.size
 	for _, m := range members {
@@ -116,13 +118,19 @@ func (e *Excerpt) Observe(members [][]byte) (*Observation, error) {
 	text.WriteString(e.end)
 	p := e.program
 	if !e.flat {
-		return p.Observe(text.String())
+		whole, err := p.Observe(text.String())
+		if err == nil {
+			*o = *whole
+		}
+		return err
 	}
-	o := &Observation{log: text.String(), headers: p.headers, values: make([]string, p.paths.slots+1)}
+	values := slices.Grow(o.values[:0], p.paths.slots+1)[:p.paths.slots+1]
+	clear(values)
+	*o = Observation{log: text.String(), headers: p.headers, values: values}
 	for i, m := range members {
 		if len(m) > 0 {
 			o.values[e.members[i].slot] = o.log[starts[i] : starts[i]+len(m)]
 		}
 	}
-	return o, nil
+	return nil
 }

@@ -207,8 +207,9 @@ type laneSession struct {
 	bye       bool
 
 	// The memory of a batch, which the next one uses again.
-	exchanges []laneExchange
-	records   record.Buffer
+	exchanges   []laneExchange
+	records     record.Buffer
+	observation meter.Observation
 }
 
 func (s *laneSession) run() error {
@@ -326,7 +327,7 @@ func (s *laneSession) take(b *lane.Batch) error {
 		}
 		l.last = max(l.last, x.Number)
 		if !known {
-			l.exchanges = append(l.exchanges, in.observe(&x, &s.records))
+			l.exchanges = append(l.exchanges, in.observe(&x, &s.observation, &s.records))
 		}
 	}
 	s.l.mu.Lock()

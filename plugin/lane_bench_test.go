@@ -30,7 +30,7 @@ var laneMembers = map[string]string{
 // them: a hundred, or all that came while the last one was under way. cpu-µs/exchange is the processor time of the whole
 // process, the kernel's and the benchmark's own end of the socket included.
 func BenchmarkLane(b *testing.B) {
-	for _, entries := range []int{100, 1000} {
+	for _, entries := range []int{10, 100, 1000} {
 		b.Run("batch="+strconv.Itoa(entries), func(b *testing.B) {
 			const before = 1_000_000_000 // exchanges of this worker: all numbers are of one length
 			p, l := laneProcess(b)

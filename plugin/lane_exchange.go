@@ -19,8 +19,9 @@ type laneExchange struct {
 	records [][]byte // of the events, in the session's buffer
 }
 
-// observe evaluates an exchange, and encodes its events into b. It keeps nothing of x.
-func (in *laneInstance) observe(x *lane.Exchange, b *record.Buffer) (e laneExchange) {
+// observe evaluates an exchange, and encodes its events into b. It keeps nothing of x. The memory of o, an earlier observation,
+// is used again.
+func (in *laneInstance) observe(x *lane.Exchange, o *meter.Observation, b *record.Buffer) (e laneExchange) {
 	e.in = in.instance
 	defer func() {
 		if cause := recover(); cause != nil {
@@ -28,7 +29,7 @@ func (in *laneInstance) observe(x *lane.Exchange, b *record.Buffer) (e laneExcha
 			in.process.reportPanic(cause)
 		}
 	}()
-	o, err := in.log(x)
+	o, err := in.log(x, o)
 	if err != nil {
 		e.end = placeBadLog
 		return e
@@ -45,8 +46,8 @@ func (in *laneInstance) observe(x *lane.Exchange, b *record.Buffer) (e laneExcha
 	return e
 }
 
-// log reads what the front sent of Kong's log.
-func (in *laneInstance) log(x *lane.Exchange) (*meter.Observation, error) {
+// log reads what the front sent of Kong's log, into o where it can.
+func (in *laneInstance) log(x *lane.Exchange, o *meter.Observation) (*meter.Observation, error) {
 	if x.List == lane.ListNone {
 		return in.program.Observe(string(x.Log))
 	}
@@ -54,7 +55,7 @@ func (in *laneInstance) log(x *lane.Exchange) (*meter.Observation, error) {
 	if excerpt == nil {
 		return nil, fmt.Errorf("%w: members of Kong's log that nobody asked for", lane.ErrProtocol)
 	}
-	return excerpt.Observe(x.Members)
+	return o, excerpt.Observe(o, x.Members)
 }
 
 // statusClientClosed is what nginx logs for a client that went away before there was an answer.
@@ -85,6 +86,9 @@ func (in *instance) readTapped(o *meter.Observation, x *lane.Exchange) {
 	o.Capture = meter.Capture{
 		Mode: meter.CaptureNone, Measured: true,
 		TimeToFirstByte: time.Duration(x.FirstByte) * time.Millisecond, BytesDelivered: x.Bytes,
+	}
+	if !x.Tapped && !in.readsBodies() {
+		return
 	}
 	response := in.response(o)
 	if x.Tapped {

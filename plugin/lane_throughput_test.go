@@ -16,7 +16,8 @@ import (
 
 // BenchmarkThroughput measures what the front costs a proxy: requests per second through nginx without it, with it, and with
 // a log plugin that only encodes Kong's log into a file, in turn; and the processor time of nginx's worker and of the
-// process for each request. It wants wrk, and a machine that has nothing else to do:
+// process for each request. The load, the upstream, and the broker where there is one, run on the same cores. It wants wrk,
+// and a machine that has nothing else to do:
 //
 //	go test ./plugin -run '^$' -bench Throughput -benchtime 1x
 func BenchmarkThroughput(b *testing.B) {
@@ -26,10 +27,14 @@ func BenchmarkThroughput(b *testing.B) {
 		b.Skip("there is no wrk")
 	}
 	broker := startBroker(b)
-	for name, more := range map[string]string{"requests alone": requestOnly, "defaults": "{}"} {
-		b.Run(name, func(b *testing.B) {
+	for _, c := range []struct{ name, broker, more string }{
+		{"requests alone, spooled", "127.0.0.1:1", requestOnly}, // there is no broker: as with the file, nobody takes them away
+		{"requests alone, published", broker, requestOnly},
+		{"defaults, published", broker, "{}"},
+	} {
+		b.Run(c.name, func(b *testing.B) {
 			s := startServer(b)
-			n := startNginx(b, s, 1, http.NotFoundHandler(), s.configuration(broker, more).Config, staticUpstream)
+			n := startNginx(b, s, 1, http.NotFoundHandler(), s.configuration(c.broker, c.more).Config, staticUpstream)
 			rates, worker, process := map[string][]float64{}, map[string][]float64{}, map[string][]float64{}
 			servers := []struct{ name, address string }{{"bare", n.Bare}, {"front", n.Front}, {"file", n.File}}
 			for b.Loop() {
