@@ -7,7 +7,7 @@ import (
 )
 
 // recordVersion is the first byte of an encoded Record.
-const recordVersion = 1
+const recordVersion = 2
 
 // maxHeaders bounds what ParseRecord allocates for hostile bytes.
 const maxHeaders = 1 << 16
@@ -32,20 +32,40 @@ type Record struct {
 
 // AppendTo appends the encoded record to dst and returns it.
 //
-// The encoding is a version byte, then topic, dead, key, the number of headers,
-// the headers' keys and values, and the value; strings and byte slices have their
-// length as a uvarint in front, slices plus one, so that 0 is nil.
+// The encoding is a version byte, then topic, dead, key, value, the number of headers, and the headers' keys and values.
+// Strings and byte slices have their length as a uvarint in front, slices plus one, so that 0 is nil. A header's value that
+// is a part of Value, its memory, is not written twice, as that of a CloudEvent's attribute: the uvarints are its length
+// with partOfValue, and where it begins.
 func (r Record) AppendTo(dst []byte) []byte {
 	dst = append(dst, recordVersion)
 	dst = appendString(dst, r.Topic)
 	dst = appendString(dst, r.Dead)
 	dst = appendBytes(dst, r.Key)
+	dst = appendBytes(dst, r.Value)
 	dst = binary.AppendUvarint(dst, uint64(len(r.Headers)))
 	for _, h := range r.Headers {
 		dst = appendString(dst, h.Key)
-		dst = appendBytes(dst, h.Value)
+		switch at, ok := within(h.Value, r.Value); {
+		case ok:
+			dst = binary.AppendUvarint(dst, uint64(len(h.Value))<<1|partOfValue)
+			dst = binary.AppendUvarint(dst, uint64(at))
+		case h.Value == nil:
+			dst = append(dst, 0)
+		default:
+			dst = binary.AppendUvarint(dst, uint64(len(h.Value)+1)<<1)
+			dst = append(dst, h.Value...)
+		}
 	}
-	return appendBytes(dst, r.Value)
+	return dst
+}
+
+// partOfValue is the lowest bit of a header's length: where the header's value stands.
+const partOfValue = 1
+
+// within returns where in whole a part of it begins. ok is false for what is no part, or may be one and cannot be told.
+func within(part, whole []byte) (at int, ok bool) {
+	at = cap(whole) - cap(part)
+	return at, len(part) > 0 && at >= 0 && at+len(part) <= len(whole) && &whole[at] == &part[0]
 }
 
 func appendString(dst []byte, s string) []byte {
@@ -71,16 +91,15 @@ func ParseRecord(b []byte) (Record, error) {
 		return Record{}, fmt.Errorf("parse record: version %d, want %d", b[0], recordVersion)
 	}
 	p := parser{rest: b[1:]}
-	r := Record{Topic: p.string(), Dead: p.string(), Key: p.bytes()}
+	r := Record{Topic: p.string(), Dead: p.string(), Key: p.bytes(), Value: p.bytes()}
 	if n := p.uvarint(); n > maxHeaders || n > uint64(len(p.rest)) {
 		p.failed = true
 	} else if n > 0 {
 		r.Headers = make([]Header, 0, n)
 		for range n {
-			r.Headers = append(r.Headers, Header{Key: p.string(), Value: p.bytes()})
+			r.Headers = append(r.Headers, Header{Key: p.string(), Value: p.headerValue(r.Value)})
 		}
 	}
-	r.Value = p.bytes()
 	switch {
 	case p.failed:
 		return Record{}, errors.New("parse record: a length is out of range")
@@ -101,12 +120,11 @@ func Scan(b []byte, header func(key, value []byte)) (f Fields, ok bool) {
 		return f, false
 	}
 	p := parser{rest: b[1:]}
-	f.Topic, f.Dead, f.Key = p.take(p.uvarint()), p.take(p.uvarint()), p.bytes()
+	f.Topic, f.Dead, f.Key, f.Value = p.take(p.uvarint()), p.take(p.uvarint()), p.bytes(), p.bytes()
 	for n := p.uvarint(); n > 0 && !p.failed; n-- {
 		key := p.take(p.uvarint())
-		header(key, p.bytes())
+		header(key, p.headerValue(f.Value))
 	}
-	f.Value = p.bytes()
 	return f, !p.failed && len(p.rest) == 0
 }
 
@@ -114,6 +132,23 @@ func Scan(b []byte, header func(key, value []byte)) (f Fields, ok bool) {
 type parser struct {
 	rest   []byte
 	failed bool
+}
+
+// headerValue reads the value of a header of a record with this value.
+func (p *parser) headerValue(value []byte) []byte {
+	n := p.uvarint()
+	switch {
+	case n == 0:
+		return nil
+	case n&partOfValue == 0:
+		return p.take(n>>1 - 1)
+	}
+	n, at := n>>1, p.uvarint()
+	if n > uint64(len(value)) || at > uint64(len(value))-n {
+		p.failed, p.rest = true, nil
+		return nil
+	}
+	return value[at : at+n : at+n]
 }
 
 func (p *parser) uvarint() uint64 {

@@ -24,6 +24,35 @@ func TestARecordIsReadAsItWasWritten(t *testing.T) {
 	}
 }
 
+func TestAHeaderThatIsAPartOfTheValueIsNotWrittenTwice(t *testing.T) {
+	value := []byte(`{"id":"0af3","source":"/kong","data":{}}`)
+	apart := Record{Topic: "t", Value: value, Headers: []Header{
+		{"ce_id", []byte("0af3")}, {"ce_source", []byte("/kong")}, {"all", bytes.Clone(value)}, {"end", []byte("}")}, {"none", nil}, {"empty", []byte{}},
+	}}
+	inside := apart
+	inside.Headers = []Header{
+		{"ce_id", value[7:11]}, {"ce_source", value[23:28]}, {"all", value}, {"end", value[len(value)-1:]}, {"none", nil}, {"empty", value[3:3]},
+	}
+	long, short := apart.AppendTo(nil), inside.AppendTo(nil)
+	if want := len(long) - len("0af3") - len("/kong") - len(value) - len("}") + 4; len(short) != want {
+		t.Errorf("%d bytes instead of %d, want %d", len(short), len(long), want)
+	}
+	got, err := ParseRecord(short)
+	if diff := cmp.Diff(apart, got); diff != "" || err != nil {
+		t.Errorf("%v\n%s", err, diff)
+	}
+	var headers []Header
+	f, ok := Scan(short, func(key, value []byte) { headers = append(headers, Header{string(key), value}) })
+	if diff := cmp.Diff(apart.Headers, headers); diff != "" || !ok || !bytes.Equal(f.Value, value) {
+		t.Errorf("%v\n%s", ok, diff)
+	}
+	for _, at := range []byte{byte(len(value)) - 3, byte(len(value)), 127} { // of four bytes
+		if r, err := ParseRecord(bytes.Replace(short, []byte{4<<1 | partOfValue, 7}, []byte{4<<1 | partOfValue, at}, 1)); err == nil {
+			t.Errorf("four bytes at %d of %d are %q", at, len(value), r.Headers[0].Value)
+		}
+	}
+}
+
 func TestAShortenedOrLengthenedRecordIsNone(t *testing.T) {
 	whole := Record{Topic: "topic", Key: []byte("key"), Headers: []Header{{"h", []byte("v")}}, Value: []byte("value")}.AppendTo(nil)
 	for n := range whole {
@@ -35,7 +64,7 @@ func TestAShortenedOrLengthenedRecordIsNone(t *testing.T) {
 		t.Errorf("one byte too many is read as %+v", r)
 	}
 	whole[0] = 9
-	if _, err := ParseRecord(whole); err == nil || err.Error() != "parse record: version 9, want 1" {
+	if _, err := ParseRecord(whole); err == nil || err.Error() != "parse record: version 9, want 2" {
 		t.Error(err)
 	}
 }
@@ -46,7 +75,8 @@ func FuzzParseRecord(f *testing.F) {
 	f.Add([]byte(nil))
 	f.Add(Record{}.AppendTo(nil))
 	f.Add(Record{Topic: "t", Key: []byte("k"), Headers: []Header{{"h", nil}, {"", []byte("v")}}, Value: []byte("v"), Dead: "d"}.AppendTo(nil))
-	f.Add([]byte{recordVersion, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f})
+	f.Add([]byte{recordVersion, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0x0f})
+	f.Add([]byte{recordVersion, 0, 0, 0, 4, 'a', 'b', 'c', 1, 1, 'h', 2<<1 | partOfValue, 2})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := ParseRecord(b)
 		if err != nil {

@@ -193,7 +193,7 @@ func TestSpoolExportWritesEventsThatCanBeRead(t *testing.T) {
 	pending := []map[string]any{
 		event(2, nil), event(3, nil),
 		{"topic": "x", "dead_letter": "no subject", "value_base64": "AP8="},
-		{"damaged": "parse record: version 103, want 1"},
+		{"damaged": "parse record: version 103, want 2"},
 	}
 	refused := map[string]any{"rejected": "record is too large"}
 	rejected := []map[string]any{event(0, refused), event(1, refused)}

@@ -91,13 +91,32 @@ func (e *encoder) set(event *meter.Event, topic string, binary bool) {
 	e.values = e.values[:0]
 	e.record.Headers = e.record.Headers[:0]
 	e.header("content-type", contentType)
+	at := len("{") // of the next attribute
 	for name, value := range event.Headers {
-		if name != "ce_datacontenttype" { // content-type says it
+		inside := e.attribute(&at, name, value)
+		switch {
+		case name == "ce_datacontenttype": // content-type says it
+		case inside == nil, name == "ce_sequence": // which is not known yet: it is written to both places later
 			e.header(name, value)
+		default:
+			e.record.Headers = append(e.record.Headers, relay.Header{Key: name, Value: inside})
 		}
 	}
 	e.record.Topic, e.record.Value = topic, e.value
 	e.record.Key = append(e.record.Key[:0], event.Subject...)
+}
+
+// attribute returns where in the record's value an attribute's value stands, that begins at a place if it is in there as it
+// is, and moves that place behind it. It returns nil for one that had to be escaped, and for all that follow.
+func (e *encoder) attribute(at *int, name, value string) []byte {
+	start := *at + len(`"`) + len(name) - len("ce_") + len(`":"`)
+	end := start + len(value)
+	if *at < 0 || end >= len(e.value) || e.value[start-1] != '"' || e.value[end] != '"' || string(e.value[start:end]) != value {
+		*at = -1
+		return nil
+	}
+	*at = end + len(`",`)
+	return e.value[start:end]
 }
 
 func (e *encoder) header(name, value string) {
