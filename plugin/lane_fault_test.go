@@ -238,9 +238,14 @@ func TestWhatAFullQueueDropsIsCountedToTheUnit(t *testing.T) {
 	}
 }
 
-// TestWhatAWorkerCannotHandOverBeforeItExitsIsCountedToTheUnit quits nginx while the process is away, and has the next
+// TestWhatAWorkerCannotHandOverBeforeItExitsIsCountedToTheUnit ends nginx while the process is away, and has the next
 // nginx and the next process find out.
 func TestWhatAWorkerCannotHandOverBeforeItExitsIsCountedToTheUnit(t *testing.T) {
+	t.Run("quit", func(t *testing.T) { testWordOfWhatIsLost(t, (*testNginx).quit) })
+	t.Run("stop", func(t *testing.T) { testWordOfWhatIsLost(t, (*testNginx).stop) })
+}
+
+func testWordOfWhatIsLost(t *testing.T, end func(*testNginx)) {
 	broker := startBroker(t)
 	s := startServer(t)
 	n := startNginx(t, s, 2, &frontUpstream{}, s.configuration(broker, requestOnly).Config)
@@ -249,7 +254,7 @@ func TestWhatAWorkerCannotHandOverBeforeItExitsIsCountedToTheUnit(t *testing.T) 
 	s.kill()
 	l.more(500)
 	answered := l.end()
-	n.quit()
+	end(n)
 	if _, err := os.Stat(filepath.Join(s.prefix, laneLost)); err != nil {
 		t.Errorf("the workers have left no word: %v", err)
 	}

@@ -61,11 +61,11 @@ func TestDropsAndGapsAreCountedAndTold(t *testing.T) {
 func TestWordOfWhatWorkersLostIsTakenInOnce(t *testing.T) {
 	p, l := laneProcess(t)
 	path := filepath.Join(l.prefix, laneLost)
-	if err := os.WriteFile(path, []byte("HELLO 1 99.1 500\nDROP p-1 worker_exit 7\nDROP - worker_queue_full 2\nHELLO 1 99.2 3\nDROP p-1 worker_exit 1\nnonsense\n"), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte("HELLO 2 99.1 500\nDROP p-1 worker_exit 7\nDROP - worker_queue_full 2\nHELLO 2 99.2 3\nDROP p-1 worker_exit 1\nnonsense\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	// A process has taken this one over, and was killed.
-	if err := os.WriteFile(path+".1795428217000-7", []byte("HELLO 1 99.0 4\nLEFT 2 p-1 -\n"), 0o600); err != nil {
+	if err := os.WriteFile(path+".1795428217000-7", []byte("HELLO 2 99.0 4\nLEFT 2 p-1 -\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	w := dialLane(t, l.prefix, "w", 0)
@@ -95,7 +95,7 @@ func TestWhatWasSentAndTakenIsNotCountedAsLost(t *testing.T) {
 		t.Fatal(got)
 	}
 	p.recent.add(requestID(11))
-	text := fmt.Sprintf("HELLO 1 w 2\nLEFT 1 p-1 %s\nLEFT 1 p-1 %s\nLEFT 2 p-1 -\nHELLO 1 other 2\nLEFT 9 p-1 %s\nLEFT 9 p-1 %s\n", requestID(1), requestID(2), requestID(11), requestID(12))
+	text := fmt.Sprintf("HELLO 2 w 2\nLEFT 1 p-1 %s\nLEFT 1 p-1 %s\nLEFT 2 p-1 -\nHELLO 2 other 2\nLEFT 9 p-1 %s\nLEFT 9 p-1 %s\n", requestID(1), requestID(2), requestID(11), requestID(12))
 	if err := os.WriteFile(filepath.Join(l.prefix, laneLost), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

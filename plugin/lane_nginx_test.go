@@ -181,17 +181,28 @@ func (n *testNginx) signal(s syscall.Signal) {
 	}
 }
 
-// quit lets nginx finish what it has, and waits for its end.
+// quit lets nginx finish what it has, as kong quit does, and waits for its end.
 func (n *testNginx) quit() {
 	n.t.Helper()
 	// One that was opened and never used nginx would keep for its client_header_timeout of a minute.
 	http.DefaultClient.CloseIdleConnections()
-	n.signal(syscall.SIGQUIT)
+	n.end(syscall.SIGQUIT)
+}
+
+// stop ends nginx where it is, as kong stop does.
+func (n *testNginx) stop() {
+	n.t.Helper()
+	n.end(syscall.SIGTERM)
+}
+
+func (n *testNginx) end(signal syscall.Signal) {
+	n.t.Helper()
+	n.signal(signal)
 	select {
 	case <-n.exited:
 		n.cmd = nil
 	case <-time.After(60 * time.Second):
-		n.t.Fatal("nginx does not quit")
+		n.t.Fatal("nginx does not end")
 	}
 }
 

@@ -46,7 +46,7 @@ func dialLane(t testing.TB, prefix, worker string, counted int64) *laneWorkerEnd
 		t.Fatal(err)
 	}
 	w := &laneWorkerEnd{t: t, conn: conn, r: bufio.NewReader(conn)}
-	if got := w.ask((&lane.Hello{Worker: worker, Counted: counted}).Append(nil)); got != "OK 1" {
+	if got := w.ask((&lane.Hello{Worker: worker, Counted: counted}).Append(nil)); got != "OK 2" {
 		t.Fatalf("the answer to HELLO is %q", got)
 	}
 	return w

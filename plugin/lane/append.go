@@ -10,7 +10,7 @@ import (
 
 // Append appends the message.
 func (h *Hello) Append(b []byte) []byte {
-	b = append(append(b, "HELLO 1 "...), h.Worker...)
+	b = append(append(b, "HELLO 2 "...), h.Worker...)
 	return append(strconv.AppendInt(append(b, ' '), h.Counted, 10), '\n')
 }
 

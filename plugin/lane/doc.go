@@ -7,7 +7,7 @@
 // A message is a line of words, separated by one space and ended by a line feed, and for some the bytes that the line
 // announces. Numbers are decimal. The worker speaks, the process answers each message but BYE with one line.
 //
-//	HELLO 1 <worker> <counted>                    OK 1
+//	HELLO 2 <worker> <counted>                    OK 2
 //	CONFIG <id> <size>  + config                  OK <size>  + needs
 //	BATCH <number> <again> <drops> <n> <size>     OK <number>
 //	  DROP <plugin> <reason> <count>
@@ -17,7 +17,7 @@
 // An answer that is not OK is ERR and a text: the message will never be taken. The process closes the connection then, and
 // when it stops. No answer within a time of the worker's choice means that the process is away.
 //
-// HELLO opens a connection. 1 is the version of the protocol. The worker's name is unique for its life (process id and
+// HELLO opens a connection. 2 is the version of the protocol. The worker's name is unique for its life (process id and
 // start); counted is how many of its exchanges have been acknowledged, or reported as dropped, on any connection.
 //
 // CONFIG registers a plugin configuration, the JSON that Kong hands to the plugin, under a number of the worker's choice.

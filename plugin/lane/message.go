@@ -6,7 +6,7 @@ import (
 )
 
 // Version is the version of the protocol.
-const Version = 1
+const Version = 2
 
 // Limits of what a worker may send. A line that announces more is [ErrProtocol].
 const (

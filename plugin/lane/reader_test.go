@@ -109,14 +109,14 @@ func TestAConversationThatIsCutIsAnUnexpectedEnd(t *testing.T) {
 func TestWhatNoWorkerSendsIsRefused(t *testing.T) {
 	for name, text := range map[string]string{
 		"an unknown message":             "GET / HTTP/1.1\r\n",
-		"another version":                "HELLO 2 w 0 more words\n",
+		"another version":                "HELLO 9 w 0 more words\n",
 		"no version":                     "HELLO\n",
-		"a worker with a slash":          "HELLO 1 ../../etc 0\n",
-		"a worker without a name":        "HELLO 1  0\n",
-		"a worker with a long name":      "HELLO 1 " + strings.Repeat("w", 65) + " 0\n",
-		"a negative number":              "HELLO 1 w -1\n",
-		"a number beyond Lua's":          "HELLO 1 w 9007199254740993\n",
-		"a number that overflows":        "HELLO 1 w 99999999999999999999999\n",
+		"a worker with a slash":          "HELLO 2 ../../etc 0\n",
+		"a worker without a name":        "HELLO 2  0\n",
+		"a worker with a long name":      "HELLO 2 " + strings.Repeat("w", 65) + " 0\n",
+		"a negative number":              "HELLO 2 w -1\n",
+		"a number beyond Lua's":          "HELLO 2 w 9007199254740993\n",
+		"a number that overflows":        "HELLO 2 w 99999999999999999999999\n",
 		"a word too many":                "BYE now\n",
 		"a word too few":                 "BATCH 1 0 0 1\n",
 		"a huge configuration":           "CONFIG 1 99999999999\n",
@@ -137,7 +137,7 @@ func TestWhatNoWorkerSendsIsRefused(t *testing.T) {
 			}
 		})
 	}
-	_, err := readAll(strings.NewReader("HELLO 2 w 0\n"))
+	_, err := readAll(strings.NewReader("HELLO 9 w 0\n"))
 	if err == nil || !strings.Contains(err.Error(), "handler.lua") {
 		t.Errorf("the error about a version does not say what to do: %v", err)
 	}
@@ -187,7 +187,7 @@ func TestEveryNumberUpToTheLastIsAnExchangeOrADrop(t *testing.T) {
 
 func TestWordOfWhatWasLostIsRead(t *testing.T) {
 	for line, want := range map[string]lane.Message{
-		"HELLO 1 812.5 77":      &lane.Hello{Worker: "812.5", Counted: 77},
+		"HELLO 2 812.5 77":      &lane.Hello{Worker: "812.5", Counted: 77},
 		"DROP - worker_exit 12": &lane.Drop{Plugin: "-", Reason: "worker_exit", Count: 12},
 		"LEFT 7 p-1 0af3":       &lane.Left{Batch: 7, Plugin: "p-1", ID: "0af3"},
 	} {

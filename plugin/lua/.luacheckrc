@@ -2,6 +2,6 @@
 std = "ngx_lua+luajit"
 self = false
 max_line_length = 130
-files["kong"] = { read_globals = { "kong" } }
+files["kong"] = { read_globals = { "kong" }, globals = { "Kong" } }
 files["test"] = { globals = { "kong" }, ignore = { "122" } }
 files["spec"] = { std = "+busted", globals = { "kong", "ngx" }, ignore = { "212" } }

@@ -58,7 +58,7 @@ local function take(process, text)
   local word = text:match("^%u+")
   if word == "HELLO" then
     process.hellos[#process.hellos + 1] = text
-    return "OK 1"
+    return "OK 2"
   elseif word == "CONFIG" then
     process.configs[#process.configs + 1] = text
     local needs = cjson.decode(process.needs)
@@ -205,7 +205,7 @@ function M.new()
 
   -- load returns a fresh handler that lives in this worker.
   function w.load()
-    _G.ngx, _G.kong = w.ngx, w.kong
+    _G.ngx, _G.kong, _G.Kong = w.ngx, w.kong, w.Kong
     cjson.null = w.ngx.null
     package.loaded["kong.plugins.kafka-metering.handler"] = nil
     local handler = dofile("kong/plugins/kafka-metering/handler.lua")

@@ -43,7 +43,7 @@ describe("the lane", function()
     w.run(0.02)
     assert.equal(1, #w.process.batches)
     assert.equal(7, #w.process.batches[1].exchanges)
-    assert.equal("HELLO 1 812.1795428217000 0\n", w.process.hellos[1])
+    assert.equal("HELLO 2 812.1795428217000 0\n", w.process.hellos[1])
   end)
 
   it("sends a hundred at once, and no small batch soon after", function()
@@ -122,7 +122,7 @@ describe("the lane", function()
     exchanges(3)
     w.run(0.3)
     assert.equal(1, #before.batches)
-    assert.equal("HELLO 1 812.1795428217000 5\n", w.process.hellos[1])
+    assert.equal("HELLO 2 812.1795428217000 5\n", w.process.hellos[1])
     assert.equal(1, #w.process.configs)
     assert.equal(3, #w.process.batches[1].exchanges)
     assert.same({}, w.lines)
@@ -248,7 +248,7 @@ describe("the lane", function()
     io.open = function(name, mode) -- luacheck: ignore 122
       assert(mode == "a")
       path = name
-      return { write = function(_, t) text = text .. t end, close = function() end }
+      return { setvbuf = function() end, write = function(_, t) text = text .. t end, close = function() end }
     end
     exchanges(2)
     w.run(0.2)
@@ -258,7 +258,7 @@ describe("the lane", function()
     w.exit()
     io.open = open -- luacheck: ignore 122
     assert.equal("/kong/kafka-metering.lane.lost", path)
-    assert.matches("^HELLO 1 812%.1795428217000 20007\n", text)
+    assert.matches("^HELLO 2 812%.1795428217000 20007\n", text)
     local _, left = text:gsub("LEFT %d+ p%-1 %-\n", "")
     assert.equal(20000, left)
     assert.matches("DROP p%-1 worker_queue_full 5\n", text)
@@ -269,7 +269,7 @@ describe("the lane", function()
     local text = ""
     local open = io.open
     io.open = function() -- luacheck: ignore 122
-      return { write = function(_, t) text = text .. t end, close = function() end }
+      return { setvbuf = function() end, write = function(_, t) text = text .. t end, close = function() end }
     end
     exchanges(1)
     w.run(0.2)
@@ -280,7 +280,26 @@ describe("the lane", function()
     w.exchange(handler, conf, { ctx = { request_id = "0af3" } })
     w.exit()
     io.open = open -- luacheck: ignore 122
-    assert.equal("HELLO 1 812.1795428217000 4\nLEFT 2 p-1 0af1\nLEFT 2 p-1 -\nLEFT 3 p-1 0af3\n", text)
+    assert.equal("HELLO 2 812.1795428217000 4\nLEFT 2 p-1 0af1\nLEFT 2 p-1 -\nLEFT 3 p-1 0af3\n", text)
+  end)
+
+  it("leaves word when Kong is stopped, which ends workers as they are", function()
+    local text, stopped = "", 0
+    local open = io.open
+    io.open = function() -- luacheck: ignore 122
+      return { setvbuf = function() end, write = function(_, t) text = text .. t end, close = function() end }
+    end
+    w.Kong = { exit_worker = function() stopped = stopped + 1 end }
+    handler = w.load()
+    exchanges(1)
+    w.run(0.2)
+    w.Kong.exit_worker()
+    assert.equal("", text)
+    exchanges(2)
+    w.Kong.exit_worker()
+    io.open = open -- luacheck: ignore 122
+    assert.equal(2, stopped)
+    assert.equal("HELLO 2 812.1795428217200 3\nLEFT 2 p-1 -\nLEFT 2 p-1 -\n", text:gsub("812%.%d+", "812.1795428217200"), nil)
   end)
 
   it("tries again while the worker exits", function()
@@ -369,6 +388,15 @@ describe("the tap", function()
     w.run(1)
     local b = w.process.batches[#w.process.batches]
     assert.equal("dbst", b.exchanges[#b.exchanges].flags)
+  end)
+
+  it("takes the end of a body from Kong where another plugin has replaced it", function()
+    local function cut(ended, began)
+      return seen(post { cut = true, ctx = { KONG_BODY_FILTER_ENDED_AT_NS = ended, KONG_LOG_START_NS = began } }).flags
+    end
+    assert.equal("dbet", cut(7, 9))
+    assert.equal("dbt", cut(9, 9)) -- there was none: Kong fills it in when it begins to log
+    assert.equal("dbt", cut(nil, 9))
   end)
 
   it("measures the time to the first byte", function()

@@ -19,13 +19,20 @@ local function pdk(prefix)
     configuration = { prefix = prefix },
     log = { err = log(ngx.ERR), warn = log(ngx.WARN), serialize = function() return M.serialize() end },
     request = {
-      get_method = ngx.req.get_method,
+      get_method = function() -- of what the client has sent, not of the redirect to Kong's error handler
+        return ngx.ctx.KONG_UNEXPECTED and ngx.var.request:match("^%S+") or ngx.req.get_method()
+      end,
       get_headers = ngx.req.get_headers,
       get_header = function(name)
         local value = ngx.req.get_headers()[name]
         return type(value) == "table" and value[1] or value
       end,
-      get_query = ngx.req.get_uri_args,
+      get_query = function()
+        if ngx.ctx.KONG_UNEXPECTED then
+          return ngx.decode_args(ngx.var.request:match("%?(%S*)") or "")
+        end
+        return ngx.req.get_uri_args()
+      end,
       get_path = function() return ngx.var.uri end,
       get_start_time = function() return ngx.ctx.KONG_PROCESSING_START or ngx.req.start_time() * 1000 end,
       get_raw_body = function()
@@ -71,9 +78,9 @@ function M.serialize()
   end
   local whole = {
     request = {
-      id = var.kong_request_id, uri = request_uri, method = ngx.req.get_method(), headers = headers,
+      id = var.kong_request_id, uri = request_uri, method = kong.request.get_method(), headers = headers,
       url = var.scheme .. "://" .. var.host .. ":" .. var.server_port .. request_uri,
-      querystring = ngx.req.get_uri_args(), size = tonumber(var.request_length, 10),
+      querystring = kong.request.get_query(), size = tonumber(var.request_length, 10),
     },
     upstream_uri = upstream_uri,
     upstream_status = var.upstream_status or ctx.buffered_status or "",
@@ -111,6 +118,7 @@ end
 function M.init(prefix)
   kong_timers()
   kong = pdk(prefix) -- luacheck: ignore 111
+  Kong = { exit_worker = function() end } -- luacheck: ignore 111
   local file = assert(io.open(prefix .. "/config.json"))
   config = assert(cjson.decode(file:read("*a")))
   file:close()
@@ -127,9 +135,12 @@ local services = {
 }
 local route = { id = "r-1", name = "everything", service = { id = "s-llm" } }
 
+local contexts = {} -- of requests, as Kong keeps them
+
 -- access is what Kong does before a plugin's access, and then the plugin's.
 function M.access(with_plugin)
   local ctx = ngx.ctx
+  contexts[ngx.var.kong_request_id], ctx.upstream_uri = ctx, ngx.var.uri
   ctx.KONG_PROCESSING_START = ngx.req.start_time() * 1000
   ctx.workspace = "0dc6f45b-8f8d-40d2-a504-473544ee190b"
   ctx.route, ctx.service = route, ngx.var.uri:find("^/slow") and services.slow or services.llm
@@ -165,6 +176,10 @@ function M.header_filter(with_plugin)
   else
     ctx.KONG_RESPONSE_LATENCY = now - (ctx.KONG_PROCESSING_START or now)
   end
+  if ngx.var.uri:find("^/replaced") then
+    ctx.replaces = true
+    ngx.header["Content-Length"] = nil
+  end
   if with_plugin then
     handler:header_filter(config)
   end
@@ -175,19 +190,35 @@ function M.body_filter(with_plugin)
     handler:body_filter(config)
   end
   local ctx = ngx.ctx
+  if ctx.replaces then -- another plugin, which puts a body of its own in the place of the upstream's, as ai-proxy does
+    ngx.arg[1], ngx.arg[2] = '{"replaced":true}', true
+  end
+  if ngx.arg[2] then
+    ctx.KONG_BODY_FILTER_ENDED_AT_NS = ngx.now() * 1e9
+  end
   if ngx.arg[2] and ctx.KONG_PROXIED then
     ctx.KONG_RECEIVE_TIME = ngx.now() * 1000 - (ctx.KONG_HEADER_FILTER_START or 0)
   end
 end
 
--- failed is Kong's error handler for an upstream that cannot be reached: kong_error_handlers.
+-- failed is Kong's error handler for an upstream that cannot be reached: Kong.handle_error.
 function M.failed()
+  local ctx = contexts[ngx.var.kong_request_id] -- nginx begins a new one with the redirect
+  ngx.ctx, ngx.var.upstream_uri = ctx, ctx.upstream_uri
   ngx.ctx.KONG_UNEXPECTED = true
   ngx.ctx.KONG_PROXIED = nil
 end
 
 function M.log()
+  local ctx = ngx.ctx
+  ctx.KONG_LOG_START_NS = ngx.now() * 1e9 + 1000
+  ctx.KONG_BODY_FILTER_ENDED_AT_NS = ctx.KONG_BODY_FILTER_ENDED_AT_NS or ctx.KONG_LOG_START_NS
   handler:log(config)
+  M.forget()
+end
+
+function M.forget()
+  contexts[ngx.var.kong_request_id] = nil
 end
 
 -- log_to_file is a log plugin that encodes Kong's log and writes it to a file: the price of that alone.
@@ -196,6 +227,7 @@ function M.log_to_file()
   file = file or assert(io.open(kong.configuration.prefix .. "/access.json", "a"))
   file:write(cjson.encode(M.serialize()), "\n")
   file:flush()
+  M.forget()
 end
 
 return M

@@ -159,7 +159,9 @@ local objects = {
     local value = var[variables[name]] and rawget(kong.request.get_headers(), name) -- the variable tells quickly
     return value and (name == "authorization" or name == "proxy-authorization") and "REDACTED" or value
   end,
-  ["request.querystring"] = function(_, name) return var.args and kong.request.get_query()[name] end,
+  ["request.querystring"] = function(ctx, name)
+    return (var.args or ctx.KONG_UNEXPECTED) and kong.request.get_query()[name] or nil -- Kong's error handler has no args
+  end,
   ["response.headers"] = function(_, name) return ngx.header[name] end,
   route = function(ctx, name) return (ctx.route or NONE)[name] end,
   service = function(ctx, name) return (ctx.service or NONE)[name] end,
@@ -219,7 +221,7 @@ end
 -- Kong's own. And of a configuration's first exchange, its second, fourth, eighth and so on the members are compared with
 -- Kong's: where they differ (another version of Kong) its own log is sent from then on.
 local function log_of(r, ctx)
-  local members, added, log = ngx.req.get_method() == "POST" and r.call or r.request, ctx.serialize_values, nil
+  local members, added, log = kong.request.get_method() == "POST" and r.call or r.request, ctx.serialize_values, nil
   if members and not (added and not plain(members, added)) then
     local record = members.record
     record[LOG] = members.list
@@ -288,8 +290,8 @@ local function connect()
   assert(socket:connect("unix:" .. kong.configuration.prefix .. "/kafka-metering.lane.socket"))
   if socket:getreusedtimes() == 0 then
     connections = connections + 1
-    local answer = ask(socket, "HELLO 1 " .. worker .. " " .. counted .. "\n")
-    assert(answer == "OK 1", answer)
+    local answer = ask(socket, "HELLO 2 " .. worker .. " " .. counted .. "\n")
+    assert(answer == "OK 2", answer)
   end
   return socket
 end
@@ -371,8 +373,29 @@ local function drain()
   socket:close()
 end
 
--- leave hands over what there is before the worker's end. Of what it cannot, it leaves word in a file that the process
--- reads: which exchanges too, because the process may have had the batch that was sent last.
+-- leave_word tells of what a worker that ends has not handed over, in a file that the process reads: which exchanges too,
+-- because the process may have had the batch that was sent last.
+local function leave_word()
+  local lines = { "HELLO 2 " .. worker .. " " .. number .. "\n", concat((drop_lines())) }
+  for n = first, last do
+    local batch = batches[n]
+    lines[#lines + 1] = concat(batch.lines)
+    for i = 1, batch.entries do
+      local id = find(batch.ids[i], "^%x+$") and batch.ids[i] or "-"
+      lines[#lines + 1] = "LEFT " .. n .. " " .. batch.registrations[i].plugin .. " " .. id .. "\n"
+    end
+  end
+  local text, file, err = concat(lines), io.open(kong.configuration.prefix .. "/kafka-metering.lane.lost", "a")
+  if file then
+    file:setvbuf("full", #text + 1) -- one write: other workers end at the same time
+    file:write(text)
+    file:close()
+  end
+  kong.log.err("kafka-metering: the worker ends, and exchanges are lost with it: ", entries, err and ". No word: " .. err or "")
+  batches, first, entries, bytes, counted = {}, last + 1, 0, 0, number
+end
+
+-- leave hands over what there is before the worker's end.
 local function leave()
   local began = ngx.now()
   repeat
@@ -382,23 +405,7 @@ local function leave()
     end
     ngx.sleep(EXIT_DELAY)
   until abs(ngx.now() - began) > EXIT_PATIENCE
-  local text = { "HELLO 1 " .. worker .. " " .. number .. "\n", concat((drop_lines())) }
-  for n = first, last do
-    local batch = batches[n]
-    text[#text + 1] = concat(batch.lines)
-    for i = 1, batch.entries do
-      local id = find(batch.ids[i], "^%x+$") and batch.ids[i] or "-"
-      text[#text + 1] = "LEFT " .. n .. " " .. batch.registrations[i].plugin .. " " .. id .. "\n"
-    end
-  end
-  local file, err = io.open(kong.configuration.prefix .. "/kafka-metering.lane.lost", "a")
-  if file then
-    file:write(concat(text))
-    file:close()
-  end
-  kong.log.err("kafka-metering: the process is away while this worker exits; exchanges are lost: ", entries,
-    err and ", without word of them: " .. err or "")
-  batches, first, entries, bytes, counted = {}, last + 1, 0, 0, number
+  leave_word()
 end
 
 -- flush runs ten times a second, and when there is enough for a batch. When a worker exits OpenResty runs all timers at once.
@@ -425,12 +432,16 @@ local function flush()
 end
 
 -- describe puts into a record what the front has seen of the exchange.
-local function describe(record, seen)
-  local flags, first_byte = var.request_completion == "OK" and "d" or "", -1
+local function describe(record, ctx)
+  local seen, flags, first_byte = ctx.kafka_metering, var.request_completion == "OK" and "d" or "", -1
   local request, kind, encoding, head, skipped, tail
   if seen then
-    flags = flags .. (seen.eof and "be" or "b")
-    if not seen.eof then
+    -- A plugin behind us that puts a body of its own in the place of the upstream's ends it at the first piece (ai-proxy,
+    -- kong.response.set_raw_body): we are not called again, but Kong notes the end; if there was none, when it begins to log.
+    local ended = ctx.KONG_BODY_FILTER_ENDED_AT_NS
+    ended = seen.eof or ended and ended ~= ctx.KONG_LOG_START_NS
+    flags = flags .. (ended and "be" or "b")
+    if not ended then
       local patience = tonumber((kong.router.get_service() or NONE).read_timeout) or math.huge
       local stalled = max(seen.pause, ngx.now() - seen.last) * 1000 >= 0.98 * patience -- ngx.now is not exact
       flags = stalled and flags .. "s" or flags
@@ -463,7 +474,7 @@ local function enqueue(conf, ctx)
     return drop(r.plugin, "worker_log")
   end
   record[CONFIG], record[NUMBER] = r.id, number
-  describe(record, ctx.kafka_metering)
+  describe(record, ctx)
   scratch:reset():encode(record)
   local batch = opened()
   local n = batch.entries + 1
@@ -517,6 +528,15 @@ end
 function Front:init_worker()
   worker = ngx.worker.pid() .. "." .. floor(ngx.now() * 1000)
   timer_every(BATCH_DELAY, flush)
+  local exit_worker = Kong and Kong.exit_worker -- all that is called on kong stop, which ends workers as they are
+  if exit_worker then
+    function Kong.exit_worker(...)
+      if not idle() then
+        guarded(leave_word)
+      end
+      return exit_worker(...)
+    end
+  end
 end
 
 function Front:access(conf)
