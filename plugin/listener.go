@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/VictoriaMetrics/metrics"
@@ -16,22 +17,53 @@ import (
 // pageLimit bounds how long the status page waits for the spools.
 const pageLimit = 10 * time.Second
 
+// listenInterval is how often an address is tried that another process has.
+const listenInterval = time.Second
+
 // listen offers, at the address of the flag -metrics, metrics in Prometheus' text format at /metrics, whether the process
 // lives at /healthz, whether it can keep events at /readyz, and all of it for people at /. Nothing there changes
 // anything, and nothing there is secret. An address without a host is of this machine alone.
+//
+// After kong reload the process before this one has the address until its workers are gone. An error that says so is not
+// the end: the address is tried again until it is free.
 func (p *process) listen(address string) error {
 	listener, err := net.Listen("tcp", withHost(address))
-	if err != nil {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		go p.listenLater(address)
+		return fmt.Errorf("listen on -metrics %q: %w; it is tried again every second", address, err)
+	case err != nil:
 		return fmt.Errorf("listen on -metrics %q: %w", address, err)
 	}
 	go p.keepSampling(context.Background())
-	go func() {
-		s := &http.Server{Handler: p.pages(), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: time.Minute}
-		if err := s.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			p.log.Error("serve metrics", "error", err)
-		}
-	}()
+	go p.serve(listener)
 	return nil
+}
+
+// listenLater waits until an address is free that another process has.
+func (p *process) listenLater(address string) {
+	for {
+		time.Sleep(listenInterval)
+		listener, err := net.Listen("tcp", withHost(address))
+		switch {
+		case errors.Is(err, syscall.EADDRINUSE):
+		case err != nil:
+			p.log.Error("serve metrics; metering goes on without", "error", err)
+			return
+		default:
+			p.log.Warn("metrics are served: the address is free now", "address", address)
+			go p.keepSampling(context.Background())
+			p.serve(listener)
+			return
+		}
+	}
+}
+
+func (p *process) serve(listener net.Listener) {
+	s := &http.Server{Handler: p.pages(), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: time.Minute}
+	if err := s.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		p.log.Error("serve metrics", "error", err)
+	}
 }
 
 // withHost returns address with the loopback's host where it has none: the network gets to see brokers, topics and traffic

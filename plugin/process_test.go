@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -205,5 +207,30 @@ func TestCommandsReadTheConnectionOfTheProcessFile(t *testing.T) {
 	}
 	if _, _, err := readConnection(path + ".missing"); err == nil {
 		t.Error("a file that is not there")
+	}
+}
+
+// TestMetricsAreServedWhenTheProcessBeforeHasLetGoOfTheAddress has two processes for a while, as kong reload has.
+func TestMetricsAreServedWhenTheProcessBeforeHasLetGoOfTheAddress(t *testing.T) {
+	before, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := before.Addr().String()
+	p := testProcess(t)
+	if err := p.listen(address); err == nil || !strings.Contains(err.Error(), "tried again") {
+		t.Errorf("listening twice: %v", err)
+	}
+	before.Close()
+	await(t, "the metrics are there", func() bool {
+		response, err := http.Get("http://" + address + "/healthz") //nolint:noctx // a test's
+		if err != nil {
+			return false
+		}
+		response.Body.Close()
+		return response.StatusCode == http.StatusOK
+	})
+	if err := p.listen("no address"); err == nil || strings.Contains(err.Error(), "tried again") {
+		t.Errorf("listening nowhere: %v", err)
 	}
 }
