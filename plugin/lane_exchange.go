@@ -87,7 +87,12 @@ func (in *instance) readTapped(o *meter.Observation, x *lane.Exchange) {
 		Mode: meter.CaptureNone, Measured: true,
 		TimeToFirstByte: time.Duration(x.FirstByte) * time.Millisecond, BytesDelivered: x.Bytes,
 	}
-	if !x.Tapped && !in.readsBodies() {
+	switch {
+	case x.Tapped:
+	case x.List == lane.ListLog && in.program.ReadsLLM(): // of a call there is more
+		in.process.ledger.extractions[extractionNotLLM].Inc()
+		return
+	case !in.readsBodies():
 		return
 	}
 	response := in.response(o)

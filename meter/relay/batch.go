@@ -44,7 +44,8 @@ type item struct {
 }
 
 func newBatch(entries []spool.Entry, s *Settings) *batch {
-	b := &batch{items: make([]item, len(entries))}
+	b, known := &batch{items: make([]item, len(entries))}, map[string]string{}
+	var headers []kafka.Header // of all: records that were there before their memory moved keep theirs
 	for i, e := range entries {
 		it := &b.items[i]
 		it.pos = e.Pos
@@ -52,15 +53,16 @@ func newBatch(entries []spool.Entry, s *Settings) *batch {
 			it.reject(e.Err.Error())
 			continue
 		}
-		rec, err := ParseRecord(e.Record)
+		rec, err := parseRecord(e.Record, known)
 		if err != nil {
 			it.reject(err.Error())
 			continue
 		}
-		it.message = message{topic: rec.Topic, key: rec.Key, value: rec.Value}
+		first := len(headers)
 		for _, h := range rec.Headers {
-			it.message.headers = append(it.message.headers, kafka.Header{Key: h.Key, Value: h.Value})
+			headers = append(headers, kafka.Header(h))
 		}
+		it.message = message{topic: rec.Topic, key: rec.Key, value: rec.Value, headers: headers[first:len(headers):len(headers)]}
 		switch size, age := it.message.size(), time.Since(e.Time); {
 		case rec.Dead != "":
 			it.poison(rec.Dead, s)

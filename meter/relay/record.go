@@ -83,14 +83,18 @@ func appendBytes(dst, b []byte) []byte {
 
 // ParseRecord decodes what AppendTo encoded. The slices of the result are parts
 // of b. Bytes that are no record are an error.
-func ParseRecord(b []byte) (Record, error) {
+func ParseRecord(b []byte) (Record, error) { return parseRecord(b, nil) }
+
+// parseRecord is ParseRecord that takes strings which it has seen before from known, and puts others there: records have the
+// same topics and headers.
+func parseRecord(b []byte, known map[string]string) (Record, error) {
 	if len(b) == 0 {
 		return Record{}, errors.New("parse record: it is empty")
 	}
 	if b[0] != recordVersion {
 		return Record{}, fmt.Errorf("parse record: version %d, want %d", b[0], recordVersion)
 	}
-	p := parser{rest: b[1:]}
+	p := parser{rest: b[1:], known: known}
 	r := Record{Topic: p.string(), Dead: p.string(), Key: p.bytes(), Value: p.bytes()}
 	if n := p.uvarint(); n > maxHeaders || n > uint64(len(p.rest)) {
 		p.failed = true
@@ -132,6 +136,7 @@ func Scan(b []byte, header func(key, value []byte)) (f Fields, ok bool) {
 type parser struct {
 	rest   []byte
 	failed bool
+	known  map[string]string // may be nil
 }
 
 // headerValue reads the value of a header of a record with this value.
@@ -171,7 +176,17 @@ func (p *parser) take(n uint64) []byte {
 	return b
 }
 
-func (p *parser) string() string { return string(p.take(p.uvarint())) }
+func (p *parser) string() string {
+	b := p.take(p.uvarint())
+	if s, ok := p.known[string(b)]; ok {
+		return s
+	}
+	s := string(b)
+	if p.known != nil {
+		p.known[s] = s
+	}
+	return s
+}
 
 func (p *parser) bytes() []byte {
 	n := p.uvarint()

@@ -542,7 +542,7 @@ describe("the log", function()
     assert.same({}, w.lines)
   end)
 
-  it("holds more of a POST", function()
+  it("holds more of a POST, and of a WebSocket", function()
     w.log.service, w.log.upstream_uri = { name = "svc" }, "/up?a=1"
     w.process.needs = '{"body":"llm","log":' .. fake.paths { { "service", "name" } }
       .. ',"calls":' .. fake.paths { { "service", "name" }, { "upstream_uri" } } .. "}"
@@ -554,6 +554,12 @@ describe("the log", function()
       return posted
     end)
     assert.same({ service = { name = "svc" }, upstream_uri = "/up?a=1" }, all[4])
+    all = logs(1, function()
+      local upgraded = request()
+      upgraded.status = 101
+      return upgraded
+    end)
+    assert.same({ service = { name = "svc" }, upstream_uri = "/up?a=1" }, all[5])
     assert.same({}, w.lines)
   end)
 

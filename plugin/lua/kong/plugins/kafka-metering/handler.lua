@@ -221,7 +221,8 @@ end
 -- Kong's own. And of a configuration's first exchange, its second, fourth, eighth and so on the members are compared with
 -- Kong's: where they differ (another version of Kong) its own log is sent from then on.
 local function log_of(r, ctx)
-  local members, added, log = kong.request.get_method() == "POST" and r.call or r.request, ctx.serialize_values, nil
+  local call = kong.request.get_method() == "POST" or ngx.status == 101 -- an LLM's, perhaps, or a session with one
+  local members, added, log = call and r.call or r.request, ctx.serialize_values, nil
   if members and not (added and not plain(members, added)) then
     local record = members.record
     record[LOG] = members.list
