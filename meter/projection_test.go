@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/tidwall/gjson"
 
 	"kafka-metering/meter"
 )
@@ -44,6 +45,78 @@ func project(t *testing.T, document []byte, paths [][]string) []byte {
 		t.Fatal(err)
 	}
 	return b
+}
+
+// pick returns the members of the document at the paths, as JSON; nil where it has none.
+func pick(t *testing.T, document []byte, paths [][]string) (members [][]byte) {
+	t.Helper()
+	for _, path := range paths {
+		value := gjson.ParseBytes(document)
+		for _, key := range path {
+			value = value.Map()[key]
+		}
+		members = append(members, []byte(value.Raw))
+	}
+	return members
+}
+
+func TestAnExcerptIsObservedAsTheWholeLogIs(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join("..", "testdata", "serialize", "*.json"))
+	if err != nil || len(files) == 0 {
+		t.Fatal("no logs", err)
+	}
+	for name, more := range map[string]map[string]string{
+		"members":                         {"agent": "request.headers['user-agent']", "slash": `request.querystring["a\"b"]`},
+		"parts of a member that is there": {"tries": "size(tries)", "ip": "tries[0].ip"},
+	} {
+		p, err := meter.Compile(meter.Settings{
+			Meters:         []meter.Meter{meter.APIRequests(), meter.AICalls(), {Slug: "a", EventType: "own", Aggregation: meter.Count, GroupBy: more}},
+			Headers:        []string{"x-usage"},
+			SubjectSources: []meter.SubjectSource{{LookUpValueIn: "consumer", Field: "username"}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		every, calls := p.LogPaths()
+		var o meter.Observation // one for all: its memory is used again
+		for _, file := range files {
+			document, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			whole, err := p.Observe(string(document))
+			if err != nil {
+				t.Fatal(err)
+			}
+			whole.InferOutcome()
+			want := p.Events(whole).Events
+			for _, paths := range [][][]string{every, calls} {
+				members := pick(t, document, paths)
+				for len(members) > 0 && len(members[len(members)-1]) == 0 {
+					members = members[:len(members)-1] // as LuaJIT leaves them out
+				}
+				if err := p.Excerpt(paths).Observe(&o, members); err != nil {
+					t.Fatal(err)
+				}
+				o.InferOutcome()
+				if diff := cmp.Diff(want, p.Events(&o).Events); diff != "" {
+					t.Errorf("%s, %s (-whole log +excerpt):\n%s", name, file, diff)
+				}
+				if document := p.Document(&o); !json.Valid(document) {
+					t.Errorf("%s, %s: the document is no JSON: %s", name, file, document)
+				}
+			}
+			if o.UpstreamPath() != whole.UpstreamPath() || o.ResponseHeader("x-usage") != whole.ResponseHeader("x-usage") {
+				t.Errorf("%s, %s: what tells of calls is another", name, file)
+			}
+		}
+		if err := p.Excerpt(every).Observe(&o, make([][]byte, len(every)+1)); err == nil {
+			t.Error("a member too many passes")
+		}
+		if err := p.Excerpt(every).Observe(&o, nil); err != nil || o.RequestID() != "" {
+			t.Errorf("of nothing the id is %q: %v", o.RequestID(), err)
+		}
+	}
 }
 
 func TestWhatTellsOfCallsIsReadOnlyWhereAMeterAsks(t *testing.T) {

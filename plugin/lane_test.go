@@ -438,15 +438,16 @@ func TestHostileExchangesHaveAPlace(t *testing.T) {
 	p, l := laneProcess(t)
 	w := dialLane(t, l.prefix, "w", 0)
 	w.register(1, `{}`)
-	exchanges := []lane.Exchange{plain(1), plain(2), plain(3), plain(4)}
+	exchanges := []lane.Exchange{plain(1), plain(2), plain(3), plain(4), plain(5)}
 	exchanges[0].Log = []byte("[]")
 	exchanges[1].Log = bytes.Repeat([]byte("{"), 1<<20)
 	exchanges[2].Tapped, exchanges[2].Head, exchanges[2].Skipped, exchanges[2].Tail = true, []byte(`{"a`), 1<<52, []byte(`"usage":{`)
 	exchanges[3].Tapped, exchanges[3].Type, exchanges[3].Head = true, []byte("\xff\xfe\x00"), bytes.Repeat([]byte{0xff}, 1<<16)
+	exchanges[4].Log, exchanges[4].List, exchanges[4].Members = nil, lane.ListCalls, make([][]byte, 4000) // nobody asked for so many
 	if got := w.ask(batch(1, false, nil, exchanges...)); got != "OK 1" {
 		t.Errorf("the answer is %q", got)
 	}
-	p.ended(t, map[place]uint64{placeSpooled: 2, placeBadLog: 2})
+	p.ended(t, map[place]uint64{placeSpooled: 2, placeBadLog: 3})
 }
 
 func TestTheSocketIsKongsAloneAndComesBack(t *testing.T) {
