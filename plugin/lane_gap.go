@@ -35,7 +35,7 @@ var (
 	placeWorkerLog       = place{"dropped", "worker_log"}        // Kong's log could not be encoded, or is too long
 	placeWorkerError     = place{"dropped", "worker_error"}      // the Lua front failed
 	placeWorkerRefused   = place{"dropped", "worker_refused"}    // the process answered with an error
-	placeWorkerExit      = place{"dropped", "worker_exit"}       // a worker exited while the process was away
+	placeWorkerExit      = place{"dropped", "worker_exit"}       // a worker ended before it could hand them over
 	placeGap             = place{"dropped", reasonGap}
 )
 

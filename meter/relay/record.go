@@ -6,7 +6,8 @@ import (
 	"fmt"
 )
 
-// recordVersion is the first byte of an encoded Record.
+// recordVersion is the first byte of an encoded Record. Version 1, which is read still, has the value at the end, and the
+// headers' values in full.
 const recordVersion = 2
 
 // maxHeaders bounds what ParseRecord allocates for hostile bytes.
@@ -91,11 +92,14 @@ func parseRecord(b []byte, known map[string]string) (Record, error) {
 	if len(b) == 0 {
 		return Record{}, errors.New("parse record: it is empty")
 	}
-	if b[0] != recordVersion {
+	if b[0] == 0 || b[0] > recordVersion {
 		return Record{}, fmt.Errorf("parse record: version %d, want %d", b[0], recordVersion)
 	}
-	p := parser{rest: b[1:], known: known}
-	r := Record{Topic: p.string(), Dead: p.string(), Key: p.bytes(), Value: p.bytes()}
+	p := parser{version: b[0], rest: b[1:], known: known}
+	r := Record{Topic: p.string(), Dead: p.string(), Key: p.bytes()}
+	if p.version > 1 {
+		r.Value = p.bytes()
+	}
 	if n := p.uvarint(); n > maxHeaders || n > uint64(len(p.rest)) {
 		p.failed = true
 	} else if n > 0 {
@@ -103,6 +107,9 @@ func parseRecord(b []byte, known map[string]string) (Record, error) {
 		for range n {
 			r.Headers = append(r.Headers, Header{Key: p.string(), Value: p.headerValue(r.Value)})
 		}
+	}
+	if p.version == 1 {
+		r.Value = p.bytes()
 	}
 	switch {
 	case p.failed:
@@ -121,9 +128,9 @@ type Fields struct{ Topic, Dead, Key, Value []byte }
 // their length.
 func Scan(b []byte, header func(key, value []byte)) (f Fields, ok bool) {
 	if len(b) == 0 || b[0] != recordVersion {
-		return f, false
+		return f, false // one of an earlier version has been in a spool, and is what it will be
 	}
-	p := parser{rest: b[1:]}
+	p := parser{version: b[0], rest: b[1:]}
 	f.Topic, f.Dead, f.Key, f.Value = p.take(p.uvarint()), p.take(p.uvarint()), p.bytes(), p.bytes()
 	for n := p.uvarint(); n > 0 && !p.failed; n-- {
 		key := p.take(p.uvarint())
@@ -134,13 +141,17 @@ func Scan(b []byte, header func(key, value []byte)) (f Fields, ok bool) {
 
 // parser reads fields until one does not fit; then it returns zero values.
 type parser struct {
-	rest   []byte
-	failed bool
-	known  map[string]string // may be nil
+	version byte
+	rest    []byte
+	failed  bool
+	known   map[string]string // may be nil
 }
 
 // headerValue reads the value of a header of a record with this value.
 func (p *parser) headerValue(value []byte) []byte {
+	if p.version == 1 {
+		return p.bytes()
+	}
 	n := p.uvarint()
 	switch {
 	case n == 0:

@@ -24,6 +24,20 @@ func TestARecordIsReadAsItWasWritten(t *testing.T) {
 	}
 }
 
+func TestARecordOfTheVersionBeforeIsRead(t *testing.T) {
+	b := []byte("\x01\x01t\x04dead\x02k\x03\x01a\x02v\x04none\x00\x05empty\x01\x06value")
+	want := Record{Topic: "t", Dead: "dead", Key: []byte("k"), Headers: []Header{{"a", []byte("v")}, {"none", nil}, {"empty", []byte{}}}, Value: []byte("value")}
+	got, err := ParseRecord(b)
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("%v\n%s", err, diff)
+	}
+	for n := range b {
+		if r, err := ParseRecord(b[:n]); err == nil {
+			t.Errorf("%d of %d bytes are read as %+v", n, len(b), r)
+		}
+	}
+}
+
 func TestAHeaderThatIsAPartOfTheValueIsNotWrittenTwice(t *testing.T) {
 	value := []byte(`{"id":"0af3","source":"/kong","data":{}}`)
 	apart := Record{Topic: "t", Value: value, Headers: []Header{

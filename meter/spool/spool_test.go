@@ -586,3 +586,40 @@ func FuzzValue(f *testing.F) {
 		}
 	})
 }
+
+// TestAFileWithPagesOfAnotherSizeIsRead has one of a version before, whose pages were smaller, and one of larger ones.
+func TestAFileWithPagesOfAnotherSizeIsRead(t *testing.T) {
+	for _, size := range []int{4096, 16384} {
+		dir := t.TempDir()
+		before := openSpool(t, dir, Options{pageSize: size})
+		for i := range 100 {
+			if err := before.Append(t.Context(), bytes.Repeat([]byte{byte(i)}, 1000)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		left := killed(t, dir)
+		paths, _ := filepath.Glob(filepath.Join(left, "*"+suffix))
+		v, err := Look(paths[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := 0
+		for _, err := range v.Entries() {
+			if err != nil {
+				t.Error(err)
+			}
+			seen++
+		}
+		if err := v.Close(); seen != 100 || err != nil {
+			t.Errorf("pages of %d: %d are seen, %v", size, seen, err)
+		}
+		s := openSpool(t, left, Options{})
+		if _, err := s.Adopt(); err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.Peek(nil, 1000, 1<<20)
+		if err != nil || len(got) != 100 || got[99].Record[0] != 99 {
+			t.Errorf("pages of %d: %d records, %v", size, len(got), err)
+		}
+	}
+}
