@@ -476,11 +476,11 @@ local function enqueue(conf, ctx)
   end
   record[CONFIG], record[NUMBER] = r.id, number
   describe(record, ctx)
-  scratch:reset():encode(record)
-  local batch = opened()
+  scratch:reset():encode(record) -- what cannot be encoded, or has no id, raises an error, and leaves the batch as it is
+  local id, batch = fields["request.id"](ctx), opened()
   local n = batch.entries + 1
   batch.data:put(scratch)
-  batch.entries, batch.registrations[n], batch.ids[n] = n, r, fields["request.id"](ctx)
+  batch.entries, batch.registrations[n], batch.ids[n] = n, r, id
   entries, bytes = entries + 1, bytes + #scratch
 end
 
