@@ -173,7 +173,8 @@ func (b *laneBatch) spool(gaps []gapEvent) (places []place, err error) {
 				return g
 			}
 		}
-		g := &handOver{sink: s}
+		n := len(b.exchanges) + len(gaps)
+		g := &handOver{sink: s, exchanges: make([]int, 0, n), records: make([][][]byte, 0, n)}
 		groups = append(groups, g)
 		return g
 	}
