@@ -15,9 +15,11 @@ import (
 )
 
 const (
-	// laneSocket is the lane's socket in Kong's prefix, laneLost the file in which workers leave word of what they lost.
+	// laneSocket is the lane's socket in Kong's prefix, laneLost the file in which workers leave word of what they lost, and
+	// laneTaken those in which processes do of what they had.
 	laneSocket = pluginName + ".lane.socket"
 	laneLost   = pluginName + ".lane.lost"
+	laneTaken  = pluginName + ".lane.taken"
 	// laneInterval is how often the socket's path and that file are looked at.
 	laneInterval = time.Second
 	// laneReadLimit bounds how long a worker may take to send a batch that it has begun.
@@ -110,6 +112,9 @@ func (l *laneServer) listen() error {
 func (l *laneServer) watch() {
 	tick := time.NewTicker(laneInterval)
 	defer tick.Stop()
+	if _, err := l.readTaken(); err != nil { // and remove what is old
+		l.p.log.Error("read what processes have left word of", "error", err)
+	}
 	for {
 		l.readLost()
 		select {
@@ -157,8 +162,8 @@ func (l *laneServer) accept(listener *net.UnixListener) {
 	}
 }
 
-// close takes no more batches, and returns when those that were being taken are in the spool and acknowledged. What comes
-// later the workers keep for the next process.
+// close takes no more batches, and returns when those that were being taken are in the spool and acknowledged, or there is
+// word of them. What comes later the workers keep for the next process.
 func (l *laneServer) close() {
 	l.mu.Lock()
 	if !l.stopping {
@@ -173,6 +178,7 @@ func (l *laneServer) close() {
 	}
 	l.mu.Unlock()
 	l.running.Wait()
+	l.leaveWord()
 }
 
 // serve is one connection.
@@ -193,7 +199,7 @@ func (l *laneServer) serve(conn net.Conn) {
 	}
 	_ = conn.Close()
 	if s.worker != nil {
-		s.worker.leave(s.bye || stopping)
+		s.worker.leave(s.bye, stopping)
 	}
 }
 

@@ -217,18 +217,23 @@ func (l *laneServer) takeLost(name string, sinks []*instance) error {
 		clear(left)
 	}
 	adoptNow(sinks) // the spools of processes that are gone: what they had taken is no loss
-	var wrong []error
+	taken, err := l.readTaken()
+	wrong := []error{err}
+	var batch int64 // that the lines are about
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		m, err := lane.ParseLost(lines.Text())
 		switch m := m.(type) {
 		case *lane.Hello:
 			loseLeft()
-			worker = m.Worker
+			worker, batch = m.Worker, 0
 		case *lane.Drop:
-			lose(*m)
+			if batch == 0 || taken[worker] < batch && !l.has(worker, batch) { // else it was told with the batch
+				lose(*m)
+			}
 		case *lane.Left:
-			if !l.took(worker, m) {
+			batch = m.Batch
+			if taken[worker] < batch && !l.has(worker, batch) && !l.p.recent.has(m.ID) {
 				left[lane.Drop{Plugin: m.Plugin, Reason: placeWorkerExit.reason}]++
 			}
 		}
@@ -238,15 +243,59 @@ func (l *laneServer) takeLost(name string, sinks []*instance) error {
 	return errors.Join(append(wrong, lines.Err(), os.Remove(name))...)
 }
 
-// took reports whether this process has taken an exchange, or one that is gone had spooled it.
-func (l *laneServer) took(worker string, x *lane.Left) bool {
+// has reports whether this process has taken a worker's batch.
+func (l *laneServer) has(worker string, batch int64) bool {
 	l.mu.Lock()
 	w := l.workers[worker]
 	l.mu.Unlock()
-	if w != nil && w.has(x.Batch) {
-		return true
+	return w != nil && w.has(batch)
+}
+
+// leaveWord tells the next process what this one has taken of workers that may not know: the acknowledgement of the last
+// batch does not reach those that end at the same time, as on kong stop, and of what is published by then nothing is left in
+// the spool.
+func (l *laneServer) leaveWord() {
+	var text []byte
+	l.mu.Lock()
+	for _, w := range l.workers {
+		w.mu.Lock()
+		if !w.parted && w.batch > 0 {
+			text = (&lane.Taken{Worker: w.name, Batch: w.batch}).Append(text)
+		}
+		w.mu.Unlock()
 	}
-	return l.p.recent.has(x.ID)
+	l.mu.Unlock()
+	if len(text) == 0 {
+		return
+	}
+	name := fmt.Sprintf("%s.%d-%d", filepath.Join(l.prefix, laneTaken), l.p.started.UnixMilli(), os.Getpid())
+	if err := os.WriteFile(name, text, 0o600); err != nil {
+		l.p.log.Error("leave word of what was taken", "error", err)
+	}
+}
+
+// readTaken reads what processes have left word of: the last batch of each worker. Files of long ago it removes.
+func (l *laneServer) readTaken() (taken map[string]int64, err error) {
+	names, err := filepath.Glob(filepath.Join(l.prefix, laneTaken) + ".*")
+	taken = map[string]int64{}
+	wrong := []error{err}
+	for _, name := range names {
+		info, err := os.Stat(name)
+		if err == nil && time.Since(info.ModTime()) > laneMemory {
+			wrong = append(wrong, os.Remove(name))
+			continue
+		}
+		text, err := os.ReadFile(name)
+		wrong = append(wrong, err)
+		for line := range strings.Lines(string(text)) {
+			m, err := lane.ParseLost(strings.TrimSuffix(line, "\n"))
+			if t, ok := m.(*lane.Taken); ok && err == nil {
+				taken[t.Worker] = max(taken[t.Worker], t.Batch)
+			}
+			wrong = append(wrong, err)
+		}
+	}
+	return taken, errors.Join(wrong...)
 }
 
 func (l *laneServer) isStopping() bool {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -101,6 +102,60 @@ func TestWhatWasSentAndTakenIsNotCountedAsLost(t *testing.T) {
 	}
 	await(t, "the word is taken in", func() bool { return p.ledger.ends[placeWorkerExit].Get() > 1 })
 	p.ended(t, map[place]uint64{placeSpooled: 2, placeWorkerExit: 2})
+}
+
+// TestWhatAProcessHadTakenBeforeItEndedIsNotCountedAsLost ends the process and a worker at once, as kong stop does, when the
+// acknowledgement of the worker's batch is under way, and has nothing left in the spool by then. Of another worker, which said
+// goodbye, and of one that is only named, nothing is known.
+func TestWhatAProcessHadTakenBeforeItEndedIsNotCountedAsLost(t *testing.T) {
+	_, before := laneProcess(t)
+	w, polite := dialLane(t, before.prefix, "w", 0), dialLane(t, before.prefix, "polite", 0)
+	for _, w := range []*laneWorkerEnd{w, polite} {
+		w.register(1, apiOnly)
+		if got := w.ask(batch(4, false, nil, plain(1), plain(2))); got != "OK 4" {
+			t.Fatal(got)
+		}
+	}
+	polite.send(lane.Bye{}.Append(nil))
+	polite.conn.Close()
+	await(t, "the goodbye is heard", func() bool {
+		before.mu.Lock()
+		defer before.mu.Unlock()
+		p := before.workers["polite"]
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return p.parted
+	})
+	before.close()
+
+	p, l := laneProcess(t)
+	names, err := filepath.Glob(filepath.Join(before.prefix, laneTaken) + ".*")
+	if err != nil || len(names) != 1 {
+		t.Fatal(names, err)
+	}
+	word, err := os.ReadFile(names[0])
+	if err != nil || string(word) != "TAKEN w 4\n" {
+		t.Fatalf("%q %v", word, err)
+	}
+	old := filepath.Join(l.prefix, laneTaken+".1-1")
+	for name, text := range map[string]string{
+		filepath.Base(names[0]): string(word), filepath.Base(old): "TAKEN other 9\n",
+		laneLost: "HELLO 2 w 9\nDROP p-1 worker_queue_full 1\nLEFT 4 p-1 -\nLEFT 4 p-1 -\nDROP p-1 worker_queue_full 10\nLEFT 5 p-1 -\nDROP p-1 worker_queue_full 100\n" +
+			"HELLO 2 other 9\nLEFT 9 p-1 -\n",
+	} {
+		if err := os.WriteFile(filepath.Join(l.prefix, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chtimes(old, time.Time{}, time.Now().Add(-2*laneMemory)); err != nil {
+		t.Fatal(err)
+	}
+	dialLane(t, l.prefix, "next", 0).register(1, apiOnly)
+	await(t, "the word is taken in", func() bool { return p.ledger.ends[placeWorkerExit].Get() > 1 })
+	p.ended(t, map[place]uint64{placeWorkerExit: 2, placeWorkerQueueFull: 101})
+	if _, err := os.Stat(old); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what is old is there still: %v", err)
+	}
 }
 
 func TestAWorkerThatEndsWithoutGoodbyeIsTold(t *testing.T) {

@@ -28,6 +28,7 @@ type laneWorker struct {
 	batch       int64 // the last that was taken
 	number      int64 // the last exchange of it
 	connections int
+	parted      bool        // it has said goodbye
 	away        *time.Timer // since the last connection ended
 	sinks       []*instance // of its last connection: where word of a gap goes that has no plugin
 }
@@ -43,7 +44,7 @@ func (l *laneServer) join(h *lane.Hello) *laneWorker {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.connections++
+	w.connections, w.parted = w.connections+1, false
 	if w.away != nil {
 		w.away.Stop()
 	}
@@ -51,13 +52,14 @@ func (l *laneServer) join(h *lane.Hello) *laneWorker {
 }
 
 // leave ends a connection. A worker that said goodbye, or that lost a process which stops, is expected to be away.
-func (w *laneWorker) leave(expected bool) {
+func (w *laneWorker) leave(bye, stopping bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.parted = bye
 	if w.connections--; w.connections > 0 {
 		return
 	}
-	if expected {
+	if bye || stopping {
 		w.away = time.AfterFunc(laneMemory, w.forget)
 	} else {
 		w.away = time.AfterFunc(w.l.grace, w.lose)

@@ -6,7 +6,13 @@ import (
 	"strconv"
 )
 
-// What a worker sends, for the stand-in that does what the Lua front does, and for tests.
+// What a worker sends, for the stand-in that does what the Lua front does, and for tests; and the word that a process leaves.
+
+// Append appends the line.
+func (m *Taken) Append(b []byte) []byte {
+	b = append(append(append(b, "TAKEN "...), m.Worker...), ' ')
+	return append(strconv.AppendInt(b, m.Batch, 10), '\n')
+}
 
 // Append appends the message.
 func (h *Hello) Append(b []byte) []byte {

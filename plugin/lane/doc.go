@@ -49,6 +49,8 @@
 // BYE says that the worker exits and has nothing left. A worker whose connection ends otherwise, and that does not come
 // back, may have lost what it had queued.
 //
-// A worker that exits while the process is away writes HELLO and DROP lines into <prefix>/kafka-metering.lane.lost, and for
-// each exchange that it still has LEFT <batch> <plugin> <request id>: the process may have taken the batch that was sent last.
+// A worker that ends with exchanges that it could not hand over writes HELLO, a LEFT <batch> <plugin> <request id> for each of
+// them, and DROP lines, into <prefix>/kafka-metering.lane.lost; lines of DROP stand behind the batch that would have told of
+// them, or before all. The process may have taken the batch that was sent last. One that ends says so for the next one: TAKEN
+// <worker> <batch>, in <prefix>/kafka-metering.lane.taken.<start>-<pid>.
 package lane

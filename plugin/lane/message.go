@@ -64,6 +64,12 @@ type Left struct {
 	ID     string // Kong's id of the request, or -
 }
 
+// Taken is what a process that ended had of a worker: the batches up to this one.
+type Taken struct {
+	Worker string
+	Batch  int64
+}
+
 // Bye says that the worker exits with nothing left.
 type Bye struct{}
 

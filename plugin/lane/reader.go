@@ -301,7 +301,7 @@ func AppendError(b []byte, err error) []byte {
 }
 
 // ParseLost reads a line of the file in which workers leave word of what they lost when they exited: [*Hello], with the
-// worker's name, and what follows it, [*Drop] and [*Left].
+// worker's name, and what follows it, [*Drop] and [*Left]; or of that in which a process does, [*Taken].
 func ParseLost(line string) (Message, error) {
 	d := NewReader(strings.NewReader(line + "\n"))
 	word, _, _ := strings.Cut(line, " ")
@@ -319,6 +319,14 @@ func ParseLost(line string) (Message, error) {
 		p := fields{words: words[1:]}
 		left := &Left{Batch: p.number(maxNumber), Plugin: p.name(maxReason), ID: p.name(maxReason)}
 		return left, p.end(words)
+	case "TAKEN":
+		words, err := d.line()
+		if err != nil {
+			return nil, unexpected(err)
+		}
+		p := fields{words: words[1:]}
+		taken := &Taken{Worker: p.name(maxWorker), Batch: p.number(maxNumber)}
+		return taken, p.end(words)
 	default:
 		return nil, fmt.Errorf("%w: %.32q among what was lost", ErrProtocol, line)
 	}

@@ -380,11 +380,11 @@ local function leave_word()
   local lines = { "HELLO 2 " .. worker .. " " .. number .. "\n", concat((drop_lines())) }
   for n = first, last do
     local batch = batches[n]
-    lines[#lines + 1] = concat(batch.lines)
     for i = 1, batch.entries do
       local id = find(batch.ids[i], "^%x+$") and batch.ids[i] or "-"
       lines[#lines + 1] = "LEFT " .. n .. " " .. batch.registrations[i].plugin .. " " .. id .. "\n"
     end
+    lines[#lines + 1] = concat(batch.lines)
   end
   local text, file, err = concat(lines), io.open(kong.configuration.prefix .. "/kafka-metering.lane.lost", "a")
   if file then
