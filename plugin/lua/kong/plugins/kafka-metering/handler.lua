@@ -87,22 +87,21 @@ end
 
 -- keep takes one half of what is kept of a body from its beginning, and the other from its end.
 local function keep(seen, piece)
-  local half = seen.half
+  local half, head, size = seen.half, seen.head, #piece
   local room = half - seen.head_bytes
-  seen.bytes = seen.bytes + #piece
-  if room > 0 then
-    local beginning = sub(piece, 1, room)
-    seen.head[#seen.head + 1], seen.head_bytes = beginning, seen.head_bytes + #beginning
-    piece = sub(piece, room + 1)
+  seen.bytes = seen.bytes + size
+  if size <= room then
+    head[#head + 1], seen.head_bytes = piece, seen.head_bytes + size
+    return
+  elseif room > 0 then
+    head[#head + 1], seen.head_bytes = sub(piece, 1, room), half
   end
-  if piece ~= "" then
-    piece = sub(piece, -half) -- a response that another plugin has buffered passes in one piece
-    seen.to, seen.tail_bytes = seen.to + 1, seen.tail_bytes + #piece
-    seen.tail[seen.to] = piece
-    while seen.tail_bytes > half do
-      seen.tail_bytes = seen.tail_bytes - #seen.tail[seen.from]
-      seen.tail[seen.from], seen.from = nil, seen.from + 1
-    end
+  piece = sub(piece, max(room + 1, size - half + 1)) -- a response that another plugin has buffered passes in one piece
+  seen.to, seen.tail_bytes = seen.to + 1, seen.tail_bytes + #piece
+  seen.tail[seen.to] = piece
+  while seen.tail_bytes > half do
+    seen.tail_bytes = seen.tail_bytes - #seen.tail[seen.from]
+    seen.tail[seen.from], seen.from = nil, seen.from + 1
   end
 end
 
