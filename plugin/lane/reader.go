@@ -81,6 +81,9 @@ func (d *Reader) exchanges(b *Batch) (err error) {
 	if cap(d.buf) > keptBuffer && b.Size <= keptBuffer {
 		d.buf = nil
 	}
+	if cap(d.text) > keptBuffer {
+		d.text = nil
+	}
 	d.buf, err = d.bytes(d.buf[:0], b.Size)
 	d.batch, d.left = d.buf, b.Entries
 	return err
@@ -158,7 +161,7 @@ func (d *Reader) Exchange(x *Exchange) error {
 	return nil
 }
 
-// keptBuffer is how large a buffer may be that is kept for the next batch.
+// keptBuffer is how large a buffer may be that is kept for the next batch, in bytes.
 const keptBuffer = 1 << 20
 
 // bytes appends n bytes to b. What is announced and does not come costs no memory.
