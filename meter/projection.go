@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"kafka-metering/meter/scan"
 )
 
 // exchangeFacts are what is read of every exchange. The other facts tell of calls to language models.
@@ -32,7 +34,7 @@ func (p *Program) LogPaths() (every, calls [][]string) {
 type Excerpt struct {
 	program *Program
 	members []excerptMember
-	flat    bool   // each value is read as a whole
+	flat    bool   // each value is what is read, as a whole
 	end     string // closes the document
 	size    int    // of all that is not the members' values, at most
 }
@@ -45,7 +47,8 @@ type excerptMember struct {
 	slot    int
 }
 
-// Excerpt returns the excerpt of members of Kong's log at such paths as [Program.LogPaths] returns, in that order.
+// Excerpt returns the excerpt of members of Kong's log at these paths, which are not empty. Those that [Program.LogPaths]
+// returns are read the quickest.
 func (p *Program) Excerpt(paths [][]string) *Excerpt {
 	slots := map[string]int{}
 	for keys, slot := range p.paths.log.Paths {
@@ -66,6 +69,7 @@ func (p *Program) Excerpt(paths [][]string) *Excerpt {
 		}
 		e.members = append(e.members, m)
 		e.size += len(m.closing) + len(strings.Join(m.opening, ",")) + len(m.name) + len(",,")
+		e.flat = e.flat && m.slot != scan.Nowhere
 		before = objects
 	}
 	e.end = strings.Repeat("}", len(before)+1)

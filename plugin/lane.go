@@ -52,9 +52,8 @@ type laneServer struct {
 // laneInstance is an instance that connections share.
 type laneInstance struct {
 	*instance
-	started  sync.Once
-	config   *Config
-	excerpts map[lane.List]*meter.Excerpt // of Kong's log; nil where all of it is read
+	started sync.Once
+	config  *Config
 
 	users int  // connections; guarded by laneServer.mu
 	ready bool // started; likewise
@@ -183,13 +182,13 @@ func (l *laneServer) close() {
 
 // serve is one connection.
 func (l *laneServer) serve(conn net.Conn) {
-	s := &laneSession{l: l, conn: conn, reader: lane.NewReader(conn), instances: map[int64]*laneInstance{}}
+	s := &laneSession{l: l, conn: conn, reader: lane.NewReader(conn), configs: map[int64]*laneConfig{}}
 	err := s.run()
 	l.mu.Lock()
 	delete(l.sessions, conn)
 	stopping := l.stopping
-	for _, in := range s.instances {
-		l.release(in)
+	for _, c := range s.configs {
+		l.release(c.laneInstance)
 	}
 	l.mu.Unlock()
 	if errors.Is(err, lane.ErrProtocol) {
@@ -203,14 +202,20 @@ func (l *laneServer) serve(conn net.Conn) {
 	}
 }
 
+// laneConfig is a configuration as a connection has registered it.
+type laneConfig struct {
+	*laneInstance
+	excerpts map[lane.List]*meter.Excerpt // of Kong's log, by the lists that the worker keeps to
+}
+
 // laneSession is a connection of a worker.
 type laneSession struct {
-	l         *laneServer
-	conn      net.Conn
-	reader    *lane.Reader
-	worker    *laneWorker
-	instances map[int64]*laneInstance // by the worker's numbers
-	bye       bool
+	l       *laneServer
+	conn    net.Conn
+	reader  *lane.Reader
+	worker  *laneWorker
+	configs map[int64]*laneConfig // by the worker's numbers
+	bye     bool
 
 	// The memory of a batch, which the next one uses again.
 	exchanges   []laneExchange
@@ -234,7 +239,9 @@ func (s *laneSession) run() error {
 			s.worker = s.l.join(m)
 			answer = lane.AppendOK(nil, lane.Version)
 		case *lane.Config:
-			answer = s.register(m)
+			if answer, err = s.register(m); err != nil {
+				return err
+			}
 		case *lane.Batch:
 			if err := s.take(m); err != nil {
 				return quiet(err)
@@ -258,17 +265,27 @@ func quiet(err error) error {
 }
 
 // register answers a configuration with what it needs.
-func (s *laneSession) register(c *lane.Config) []byte {
-	in := s.l.instance(c.JSON)
+func (s *laneSession) register(m *lane.Config) (answer []byte, err error) {
+	in := s.l.instance(m.JSON)
+	c := &laneConfig{laneInstance: in}
 	s.l.mu.Lock()
-	if old := s.instances[c.ID]; old != nil {
-		s.l.release(old)
+	if old := s.configs[m.ID]; old != nil {
+		s.l.release(old.laneInstance)
 	}
-	s.instances[c.ID] = in
+	s.configs[m.ID] = c
 	s.l.mu.Unlock()
-	needs := lane.Needs{Body: lane.BodyNone, Problems: in.problems}
-	if in.excerpts != nil {
+	needs := &lane.Needs{Body: lane.BodyNone, Problems: in.problems}
+	if in.recorder == nil {
 		needs.Log, needs.Calls = in.program.LogPaths()
+	}
+	lists := needs
+	if len(m.Lists) > 0 {
+		if lists, err = m.ParseLists(); err != nil {
+			return nil, err
+		}
+	}
+	if lists.Log != nil {
+		c.excerpts = map[lane.List]*meter.Excerpt{lane.ListLog: in.program.Excerpt(lists.Log), lane.ListCalls: in.program.Excerpt(lists.Calls)}
 	}
 	switch {
 	case in.program.ReadsBody():
@@ -276,7 +293,7 @@ func (s *laneSession) register(c *lane.Config) []byte {
 	case in.program.ReadsLLM():
 		needs.Body = lane.BodyLLM
 	}
-	return needs.Append(nil)
+	return needs.Append(nil), nil
 }
 
 // instance returns the instance of a configuration, which the caller must release.
@@ -292,10 +309,6 @@ func (l *laneServer) instance(config []byte) *laneInstance {
 	in.started.Do(func() {
 		_ = in.config.UnmarshalJSON(config) // its problems are reported, it refuses nothing
 		in.instance = l.p.newInstance(in.config)
-		if in.recorder == nil {
-			every, calls := in.program.LogPaths()
-			in.excerpts = map[lane.List]*meter.Excerpt{lane.ListLog: in.program.Excerpt(every), lane.ListCalls: in.program.Excerpt(calls)}
-		}
 		l.mu.Lock()
 		in.ready = true
 		l.mu.Unlock()
@@ -327,13 +340,13 @@ func (s *laneSession) take(b *lane.Batch) error {
 		if err := s.reader.Exchange(&x); err != nil {
 			return err
 		}
-		in := s.instances[x.Config]
-		if in == nil {
+		c := s.configs[x.Config]
+		if c == nil {
 			return fmt.Errorf("%w: an exchange of configuration %d, which this connection has not registered", lane.ErrProtocol, x.Config)
 		}
 		l.last = max(l.last, x.Number)
 		if !known {
-			l.exchanges = append(l.exchanges, in.observe(&x, &s.observation, &s.records))
+			l.exchanges = append(l.exchanges, c.observe(&x, &s.observation, &s.records))
 		}
 	}
 	s.l.mu.Lock()

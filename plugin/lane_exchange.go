@@ -21,7 +21,7 @@ type laneExchange struct {
 
 // observe evaluates an exchange, and encodes its events into b. It keeps nothing of x. The memory of o, an earlier observation,
 // is used again.
-func (in *laneInstance) observe(x *lane.Exchange, o *meter.Observation, b *record.Buffer) (e laneExchange) {
+func (in *laneConfig) observe(x *lane.Exchange, o *meter.Observation, b *record.Buffer) (e laneExchange) {
 	e.in = in.instance
 	defer func() {
 		if cause := recover(); cause != nil {
@@ -47,7 +47,7 @@ func (in *laneInstance) observe(x *lane.Exchange, o *meter.Observation, b *recor
 }
 
 // log reads what the front sent of Kong's log, into o where it can.
-func (in *laneInstance) log(x *lane.Exchange, o *meter.Observation) (*meter.Observation, error) {
+func (in *laneConfig) log(x *lane.Exchange, o *meter.Observation) (*meter.Observation, error) {
 	if x.List == lane.ListNone {
 		return in.program.Observe(string(x.Log))
 	}

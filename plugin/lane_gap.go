@@ -127,8 +127,8 @@ func eventsOf(g gap, id string, sinks []*instance) []gapEvent {
 
 // sinks returns the instances of a session.
 func (s *laneSession) sinks() []*instance {
-	all := make([]*instance, 0, len(s.instances))
-	for _, in := range s.instances {
+	all := make([]*instance, 0, len(s.configs))
+	for _, in := range s.configs {
 		all = append(all, in.instance)
 	}
 	return all

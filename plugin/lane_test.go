@@ -450,6 +450,36 @@ func TestHostileExchangesHaveAPlace(t *testing.T) {
 	p.ended(t, map[place]uint64{placeSpooled: 2, placeBadLog: 3})
 }
 
+// TestExchangesHaveTheMembersThatTheirWorkerWasAskedFor has a worker whose exchanges were collected for another process: in
+// another order, with a member that nobody reads any more, one that is read in part, and without some that are read now.
+func TestExchangesHaveTheMembersThatTheirWorkerWasAskedFor(t *testing.T) {
+	p, l := laneProcess(t)
+	w := dialLane(t, l.prefix, "w", 0)
+	lists := `{"log":[["response","status"],["service"],["old"],["request","id"],["source"],["started_at"],["request","method"]],"body":"none"}`
+	answer := w.ask((&lane.Config{ID: 1, JSON: []byte(apiOnly), Lists: []byte(lists)}).Append(nil))
+	size, err := strconv.Atoi(strings.TrimPrefix(answer, "OK "))
+	if err != nil {
+		t.Fatalf("the answer is %q", answer)
+	}
+	if _, err := io.CopyN(io.Discard, w.r, int64(size)); err != nil {
+		t.Fatal(err)
+	}
+	x := lane.Exchange{Config: 1, Number: 1, Delivered: true, HasBody: true, Ended: true, List: lane.ListLog, Members: [][]byte{
+		[]byte("201"), nil, []byte(`"x"`), []byte(strconv.Quote(requestID(1))), []byte(`"upstream"`), []byte("1795428217672"), []byte(`"PUT"`),
+	}}
+	if got := w.ask(batch(1, false, nil, x)); got != "OK 1" {
+		t.Fatal(got)
+	}
+	e := p.spooled(t)[0]
+	got := []string{e.Get("data.request_id").Str, e.Get("data.status").Raw, e.Get("data.request_method").Str, e.Get("data.outcome").Str, e.Get("time").Str}
+	if diff := cmp.Diff([]string{requestID(1), "201", "PUT", "completed", "2026-11-23T10:03:37.672Z"}, got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", e, diff)
+	}
+	if got := w.ask((&lane.Config{ID: 2, JSON: []byte(apiOnly), Lists: []byte(`{"log":[[]]}`)}).Append(nil)); !strings.HasPrefix(got, "ERR lane protocol: the lists") {
+		t.Errorf("lists that are none: %q", got)
+	}
+}
+
 func TestTheSocketIsKongsAloneAndComesBack(t *testing.T) {
 	_, l := laneProcess(t)
 	path := filepath.Join(l.prefix, laneSocket)

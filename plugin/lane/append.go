@@ -23,8 +23,9 @@ func (h *Hello) Append(b []byte) []byte {
 // Append appends the message.
 func (c *Config) Append(b []byte) []byte {
 	b = strconv.AppendInt(append(b, "CONFIG "...), c.ID, 10)
-	b = append(strconv.AppendInt(append(b, ' '), int64(len(c.JSON)), 10), '\n')
-	return append(b, c.JSON...)
+	b = strconv.AppendInt(append(b, ' '), int64(len(c.JSON)), 10)
+	b = append(strconv.AppendInt(append(b, ' '), int64(len(c.Lists)), 10), '\n')
+	return append(append(b, c.JSON...), c.Lists...)
 }
 
 // Append appends the batch with its exchanges, which [Exchange.Append] has made.

@@ -8,7 +8,7 @@
 // announces. Numbers are decimal. The worker speaks, the process answers each message but BYE with one line.
 //
 //	HELLO 2 <worker> <counted>                    OK 2
-//	CONFIG <id> <size>  + config                  OK <size>  + needs
+//	CONFIG <id> <size> <lists>  + config, lists   OK <size>  + needs
 //	BATCH <number> <again> <drops> <n> <size>     OK <number>
 //	  DROP <plugin> <reason> <count>
 //	  + n exchanges, of size bytes together
@@ -22,7 +22,9 @@
 //
 // CONFIG registers a plugin configuration, the JSON that Kong hands to the plugin, under a number of the worker's choice.
 // It holds for the connection. The answer is JSON ([Needs]): which members of Kong's log the meters read, and which of a
-// POST's; whether they want the body, and what is wrong with the configuration.
+// POST's; whether they want the body, and what is wrong with the configuration. The members of exchanges have no names:
+// a worker keeps to the lists that it got first, and says on other connections which these were. Where another process
+// answers with others, it registers the configuration anew for the exchanges that come.
 //
 // BATCH hands over n exchanges, preceded by as many DROP lines as it says: exchanges of a plugin that the worker could not
 // keep, by reason. A worker has one batch under way. OK means that all events are in the spool: the worker forgets the
@@ -43,7 +45,7 @@
 // the request's start to the first byte of the body, or -1, and the bytes of the body that the client got; the request's
 // body as far as nginx had it in memory; the response's content type and encoding as the tap saw them, and its body: the
 // whole of it is the head; where it was larger than the window, skipped bytes are missing between head and tail. The log is
-// a text, Kong's own as JSON; or 1 or 2, and then its members follow that Needs.Log or Needs.Calls ask for, in that order.
+// a text, Kong's own as JSON; or 1 or 2, and then its members follow, in the order of the lists' Log or Calls.
 // What there is none of is nil, or left out at the end.
 //
 // BYE says that the worker exits and has nothing left. A worker whose connection ends otherwise, and that does not come

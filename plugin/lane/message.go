@@ -3,6 +3,8 @@ package lane
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"slices"
 )
 
 // Version is the version of the protocol.
@@ -13,7 +15,7 @@ const (
 	maxLine     = 512
 	maxWorker   = 64
 	maxReason   = 64
-	MaxConfig   = 4 << 20   // a configuration
+	MaxConfig   = 4 << 20   // a configuration, and its lists
 	MaxBatch    = 256 << 20 // the exchanges of a batch
 	MaxDrops    = 1 << 12   // lines of one batch
 	MaxEntries  = 1 << 16   // of one batch
@@ -37,8 +39,23 @@ type Hello struct {
 
 // Config registers a configuration for the connection.
 type Config struct {
-	ID   int64
-	JSON []byte // the caller's
+	ID    int64
+	JSON  []byte // the caller's
+	Lists []byte // JSON: the [Needs] that the worker's exchanges have the members of; empty before there were any
+}
+
+// ParseLists returns the lists of a configuration. The error wraps [ErrProtocol].
+func (c *Config) ParseLists() (*Needs, error) {
+	n := new(Needs)
+	if err := json.Unmarshal(c.Lists, n); err != nil {
+		return nil, fmt.Errorf("%w: the lists of a configuration: %w", ErrProtocol, err)
+	}
+	for _, path := range append(slices.Clip(n.Log), n.Calls...) {
+		if len(path) == 0 {
+			return nil, fmt.Errorf("%w: the lists of a configuration have a member without a name", ErrProtocol)
+		}
+	}
+	return n, nil
 }
 
 // Batch begins a batch. Its exchanges are read one by one.

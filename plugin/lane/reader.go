@@ -45,12 +45,16 @@ func (d *Reader) Message() (Message, error) {
 		return h, p.end(words)
 	case "CONFIG":
 		c := &Config{ID: p.number(maxNumber)}
-		size := p.number(MaxConfig)
+		size, lists := p.number(MaxConfig), p.number(MaxConfig)
 		if err := p.end(words); err != nil {
 			return nil, err
 		}
-		c.JSON, err = d.bytes(nil, int(size))
-		return c, err
+		both, err := d.bytes(nil, int(size+lists))
+		if err != nil {
+			return nil, err
+		}
+		c.JSON, c.Lists = both[:size:size], both[size:]
+		return c, nil
 	case "BATCH":
 		b := &Batch{Number: p.number(maxNumber), Again: p.number(1) == 1}
 		drops := p.number(MaxDrops)

@@ -19,7 +19,7 @@ import (
 // conversation is one of everything.
 func conversation() (sent []byte, want []any) {
 	hello := &lane.Hello{Worker: "812.1795428217000", Counted: 41}
-	config := &lane.Config{ID: 3, JSON: []byte(`{"topic":"t"}`)}
+	config := &lane.Config{ID: 3, JSON: []byte(`{"topic":"t"}`), Lists: []byte(`{"log":[["tries"]]}`)}
 	batch := &lane.Batch{Number: 7, Again: true, Entries: 3, Drops: []lane.Drop{{Plugin: "3f2c-1", Reason: "worker_queue_full", Count: 12}}}
 	plain := lane.Exchange{Config: 3, Number: 54, Delivered: true, FirstByte: -1, Log: []byte(`{"a":1}`)}
 	tapped := lane.Exchange{
@@ -119,7 +119,8 @@ func TestWhatNoWorkerSendsIsRefused(t *testing.T) {
 		"a number that overflows":        "HELLO 2 w 99999999999999999999999\n",
 		"a word too many":                "BYE now\n",
 		"a word too few":                 "BATCH 1 0 0 1\n",
-		"a huge configuration":           "CONFIG 1 99999999999\n",
+		"a huge configuration":           "CONFIG 1 99999999999 0\n",
+		"huge lists":                     "CONFIG 1 0 99999999999\n",
 		"a huge batch":                   "BATCH 1 0 0 1 99999999999\n",
 		"a batch of many":                "BATCH 1 0 0 99999999 1\n",
 		"bytes of no exchange":           "BATCH 1 0 0 0 1\nx",
@@ -182,6 +183,19 @@ func TestEveryNumberUpToTheLastIsAnExchangeOrADrop(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+func TestListsAreRead(t *testing.T) {
+	got, err := (&lane.Config{Lists: []byte(`{"log":[["tries"],["request","id"]],"calls":[["ai"]],"body":"llm","more":1}`)}).ParseLists()
+	want := &lane.Needs{Log: [][]string{{"tries"}, {"request", "id"}}, Calls: [][]string{{"ai"}}, Body: lane.BodyLLM}
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+	for _, lists := range []string{"", "x", "[]", `{"log":[[]]}`, `{"calls":[["a"],[]]}`, `{"log":[[1]]}`} {
+		if got, err := (&lane.Config{Lists: []byte(lists)}).ParseLists(); !errors.Is(err, lane.ErrProtocol) {
+			t.Errorf("%s is %+v, %v", lists, got, err)
+		}
 	}
 }
 

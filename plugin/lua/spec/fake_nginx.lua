@@ -49,7 +49,7 @@ local function new_process()
     mute = false, -- takes everything and answers nothing
     answer = nil, -- to a BATCH, instead of OK
     needs = '{"body":"llm"}',
-    hellos = {}, configs = {}, batches = {}, byes = 0,
+    hellos = {}, configs = {}, paths = {}, batches = {}, byes = 0,
   }
 end
 
@@ -61,8 +61,10 @@ local function take(process, text)
     return "OK 2"
   elseif word == "CONFIG" then
     process.configs[#process.configs + 1] = text
-    local needs = cjson.decode(process.needs)
-    process.paths = { needs.log, needs.calls }
+    local id, size, rest = text:match("^CONFIG (%d+) (%d+) %d+\n(.*)$")
+    local lists = rest:sub(size + 1)
+    local needs = cjson.decode(lists ~= "" and lists or process.needs)
+    process.paths[tonumber(id)] = { needs.log, needs.calls }
     return "OK " .. #process.needs, process.needs
   elseif word == "BYE" then
     process.byes = process.byes + 1
@@ -79,7 +81,7 @@ local function take(process, text)
   local exchanges = buffer.new():set(rest)
   for _ = 1, tonumber(entries) do
     local x = exchanges:decode()
-    local log = type(x[12]) == "string" and cjson.decode(x[12]) or M.document(process.paths[x[12]], x)
+    local log = type(x[12]) == "string" and cjson.decode(x[12]) or M.document(process.paths[x[1]][x[12]], x)
     batch.exchanges[#batch.exchanges + 1] = {
       number = x[2], flags = x[3], first_byte = x[4], request = x[6], kind = x[7], encoding = x[8], head = x[9], skipped = x[10],
       tail = x[11], log = log,

@@ -78,7 +78,7 @@ describe("the lane", function()
     w.run(0.2)
     assert.equal(1, #w.process.hellos)
     assert.equal(1, #w.process.configs)
-    assert.matches('^CONFIG 1 %d+\n{.*"__plugin_id":"p%-1"', w.process.configs[1])
+    assert.matches('^CONFIG 1 %d+ 0\n{.*"__plugin_id":"p%-1"', w.process.configs[1])
     local other = CONF() -- Kong has read its configuration again
     w.exchange(handler, other)
     w.run(0.2)
@@ -561,6 +561,31 @@ describe("the log", function()
     end)
     assert.same({ service = { name = "svc" }, upstream_uri = "/up?a=1" }, all[5])
     assert.same({}, w.lines)
+  end)
+
+  it("keeps to the lists of the process that it was made for, also where the next one needs something else", function()
+    w.log.service, w.log.upstream_uri = { name = "svc", id = "s" }, "/up?a=1"
+    local first = fake.paths { { "service", "name" }, { "upstream_uri" } }
+    local second = fake.paths { { "service", "id" }, { "service", "name" } }
+    w.process.needs = '{"body":"none","log":' .. first .. "}"
+    logs(2, request)
+    w.process = fake.new().process -- another one, which has been upgraded
+    w.process.away, w.process.needs = true, '{"body":"none","log":' .. second .. "}"
+    logs(3, request)
+    w.process.away = false
+    w.run(3)
+    local all = logs(3, request)
+    assert.equal(6, #all)
+    for i = 1, 3 do
+      assert.same({ service = { name = "svc" }, upstream_uri = "/up?a=1" }, all[i], "the " .. i)
+    end
+    assert.same("svc", all[4].service.name) -- its configuration is registered: that is the whole log
+    for i = 5, 6 do
+      assert.same({ service = { name = "svc", id = "s" } }, all[i])
+    end
+    assert.equal(2, #w.process.configs)
+    assert.matches('^CONFIG 1 %d+ %d+\n{.*}{"body":"none","log":%[%["service","name"%]', w.process.configs[1])
+    assert.matches("^CONFIG 2 %d+ 0\n{", w.process.configs[2])
   end)
 
   it("breaks nothing when Kong's log breaks", function()

@@ -49,9 +49,9 @@ local registrations, registered = setmetatable({}, { __mode = "k" }), 0      -- 
 
 local function registration(conf)
   local r = registrations[conf]
-  if not r then
+  if not r or r.outdated then
     registered = registered + 1
-    r = { id = registered, json = assert(encode(conf)), plugin = conf.__plugin_id or "-", body = "llm",
+    r = { id = registered, json = assert(encode(conf)), lists = "", plugin = conf.__plugin_id or "-", body = "llm",
           half = floor((conf.max_body_bytes or 2^20) / 2), exchanges = 0 }
     registrations[conf] = r
   end
@@ -296,16 +296,21 @@ local function connect()
   return socket
 end
 
--- register tells the process of a configuration, and learns what it needs of an exchange.
+-- register tells the process of a configuration, and learns what it needs of an exchange. Another process may need something
+-- else (an upgrade): exchanges that are queued keep to the lists of the first one, and those that come are registered anew.
 local function register(socket, r)
-  local answer = ask(socket, "CONFIG " .. r.id .. " " .. #r.json .. "\n" .. r.json)
+  local answer = ask(socket, "CONFIG " .. r.id .. " " .. #r.json .. " " .. #r.lists .. "\n" .. r.json .. r.lists)
   local size = assert(answer:match("^OK (%d+)$"), answer)
-  local needs = assert(cjson.decode(assert(socket:receive(tonumber(size)))))
-  if needs.problems then
-    kong.log.err(needs.problems)
+  local text = assert(socket:receive(tonumber(size)))
+  if r.lists == "" then
+    local needs = assert(cjson.decode(text))
+    if needs.problems then
+      kong.log.err(needs.problems)
+    end
+    r.request, r.call = needs.log and plan(needs.log, 1), needs.calls and plan(needs.calls, 2)
+    r.lists, r.body = text, needs.body
   end
-  r.request, r.call = needs.log and plan(needs.log, 1), needs.calls and plan(needs.calls, 2)
-  r.connection, r.body = connections, needs.body
+  r.connection, r.outdated = connections, text ~= r.lists
 end
 
 -- opened returns the batch that takes exchanges.
