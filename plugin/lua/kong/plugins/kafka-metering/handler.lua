@@ -117,12 +117,17 @@ end
 
 -- Kong's log, as far as the meters read it. kong.log.serialize makes all of it, which costs a multiple.
 
--- fields has members of the log as kong.log.serialize makes them (Kong 3.9: kong/pdk/log.lua). What it reads of ngx.ctx is
+-- fields has members of the log as kong.log.serialize makes them (Kong 3.9: kong/pdk/log.lua). What they read of ngx.ctx is
 -- not documented: log_of compares as we go.
 local NONE = {}
+
+local function method_of(ctx) -- the client's: nginx redirects what it answers itself to Kong's error handler, with a GET
+  return ctx.KONG_UNEXPECTED and kong.request.get_method() or ngx.req.get_method()
+end
+
 local fields = {
   ["request.id"] = function(ctx) return ctx.request_id or var.kong_request_id or "" end,
-  ["request.method"] = function() return kong.request.get_method() end,
+  ["request.method"] = method_of,
   ["request.uri"] = function(ctx) return ctx.request_uri or var.request_uri or "" end,
   ["request.size"] = function() return tonumber(var.request_length) end,
   ["response.status"] = function() return ngx.status end,
@@ -220,7 +225,7 @@ end
 -- Kong's own. And of a configuration's first exchange, its second, fourth, eighth and so on the members are compared with
 -- Kong's: where they differ (another version of Kong) its own log is sent from then on.
 local function log_of(r, ctx)
-  local call = kong.request.get_method() == "POST" or ngx.status == 101 -- an LLM's, perhaps, or a session with one
+  local call = method_of(ctx) == "POST" or ngx.status == 101 -- an LLM's, perhaps, or a session with one
   local members, added, log = call and r.call or r.request, ctx.serialize_values, nil
   if members and not (added and not plain(members, added)) then
     local record = members.record
