@@ -21,7 +21,7 @@ import (
 //
 //	go test ./plugin -run '^$' -bench Throughput -benchtime 1x
 func BenchmarkThroughput(b *testing.B) {
-	const rounds, seconds, clients = 5, 3, 16
+	const rounds, seconds, clients = 5, 3, 64
 	wrk, err := exec.LookPath("wrk")
 	if err != nil {
 		b.Skip("there is no wrk")
