@@ -25,8 +25,11 @@ const (
 	tagString = 0x20 // + its length
 )
 
-// maxDepth is how deep tables may be in one another, as in LuaJIT.
-const maxDepth = 100
+const (
+	maxDepth = 100      // how deep tables may be in one another, as in LuaJIT
+	maxText  = 16 << 20 // bytes of an exchange's members, as JSON: of hostile tables each byte becomes several
+	maxPairs = 1 << 16  // of a table that is sorted
+)
 
 // decoder takes values one after the other. What is not as it should be makes it bad, and it yields zeros from then on.
 type decoder struct {
@@ -144,6 +147,8 @@ func (d *decoder) appendJSON(b []byte, depth int) []byte {
 		b = append(b, "true"...)
 	case tag == tagNull:
 		b = append(b, "null"...)
+	case tag > tagString+maxText:
+		d.fail()
 	case tag >= tagString:
 		b = appendText(b, d.bytes(tag-tagString))
 	case tag >= tagTable && tag < tagTable+6:
@@ -240,6 +245,9 @@ func (d *decoder) appendElement(b []byte, depth int) []byte {
 	if b = d.appendJSON(b, depth); len(b) == start {
 		b = append(b, "null"...)
 	}
+	if len(b) > maxText {
+		d.fail()
+	}
 	return b
 }
 
@@ -256,7 +264,9 @@ func (d *decoder) appendObject(b []byte, depth int) []byte {
 // appendKey appends a key as an object's, and returns the place in a list that it may be, or 0.
 func (d *decoder) appendKey(b []byte) (after []byte, index int64) {
 	tag := d.unsigned()
-	if tag >= tagString {
+	if tag > tagString+maxText {
+		d.fail()
+	} else if tag >= tagString {
 		return appendText(b, d.bytes(tag-tagString)), 0
 	}
 	f, ok := d.float(tag)
@@ -282,6 +292,9 @@ func (d *decoder) appendMixed(b []byte, first, end int64, pairs uint64, depth in
 		e.value = d.appendJSON(nil, depth)
 		if len(e.value) == 0 {
 			return
+		}
+		if len(all) >= maxPairs {
+			d.fail()
 		}
 		list, last = list && e.index > 0, max(last, e.index)
 		all = append(all, e)

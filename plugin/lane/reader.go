@@ -146,7 +146,8 @@ func (d *Reader) Exchange(x *Exchange) error {
 	for range count - fixed - 1 {
 		d.text = r.appendJSON(d.text, 0)
 		d.ends = append(d.ends, len(d.text))
-		if r.bad {
+		if r.bad || len(d.text) > maxText {
+			r.fail()
 			break
 		}
 	}

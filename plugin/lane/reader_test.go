@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -155,6 +156,33 @@ func TestWhatIsAnnouncedAndDoesNotComeCostsNoMemory(t *testing.T) {
 	})
 	if got.AllocedBytesPerOp() > 1<<20 {
 		t.Errorf("%d bytes are allocated for one that came", got.AllocedBytesPerOp())
+	}
+}
+
+func TestTablesOfNothingCostNoMemory(t *testing.T) {
+	const many = 32 << 20
+	var x lane.Exchange
+	x.List, x.FirstByte = lane.ListLog, -1
+	before := x.Append(nil)
+	before[1]++ // a member more
+	for name, table := range map[string][]byte{
+		"a list":            append([]byte{0x0c, 0xff, 1, 0, 0, 2}, make([]byte, many)...),
+		"a list from zero":  append([]byte{0x0a, 0xff, 0, 0, 0, 2}, bytes.Repeat([]byte{1}, many)...),
+		"pairs of numbers":  append([]byte{0x09, 0xff, 0, 0, 0, 1}, bytes.Repeat([]byte{6, 1, 0, 0, 0, 1}, many/6)...),
+		"a text of escapes": append([]byte{0xff, 0x20, 0, 0, 2}, bytes.Repeat([]byte{1}, many)...),
+	} {
+		exchange := append(slices.Clip(before), table...)
+		batch := (&lane.Batch{Number: 1, Entries: 1}).Append(nil, exchange)
+		var stats runtime.MemStats
+		runtime.ReadMemStats(&stats)
+		allocated := stats.TotalAlloc
+		if _, err := readAll(bytes.NewReader(batch)); !errors.Is(err, lane.ErrProtocol) {
+			t.Errorf("%s: %v", name, err)
+		}
+		runtime.ReadMemStats(&stats)
+		if got := stats.TotalAlloc - allocated; got > 16*many {
+			t.Errorf("%s of %d MiB: %d MiB are allocated", name, len(table)>>20, got>>20)
+		}
 	}
 }
 
