@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -224,8 +225,25 @@ func TestTheBodyIsWantedWhereAMeterReadsIt(t *testing.T) {
 	}
 }
 
-// TestTheFrontsAgree gives every golden exchange to the lane, as the Lua front would hand it over: the events are those of
-// the PDK front, but for what only a tap can know.
+// membersOf makes an exchange as the Lua front does when the process has said what it needs of Kong's log.
+func membersOf(x lane.Exchange, needs lane.Needs) lane.Exchange {
+	log, paths := gjson.ParseBytes(x.Log), needs.Log
+	x.Log, x.List = nil, lane.ListLog
+	if log.Get("request.method").Str == "POST" || log.Get("response.status").Int() == http.StatusSwitchingProtocols {
+		x.List, paths = lane.ListCalls, needs.Calls
+	}
+	for _, path := range paths {
+		value := log
+		for _, key := range path {
+			value = value.Map()[key]
+		}
+		x.Members = append(x.Members, []byte(value.Raw))
+	}
+	return x
+}
+
+// TestTheFrontsAgree gives every golden exchange to the lane, as the Lua front would hand it over, with Kong's whole log and
+// with its members: the events are those of the PDK front, but for what only a tap can know.
 func TestTheFrontsAgree(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join("..", "testdata", "exchange", "*.txtar"))
 	if err != nil || len(files) == 0 {
@@ -260,22 +278,27 @@ func TestTheFrontsAgree(t *testing.T) {
 					x.Head = zip(t, x.Head)
 				}
 			}
-			p, l := laneProcess(t)
-			w := dialLane(t, l.prefix, "w", 0)
-			w.register(1, config)
-			if got := w.ask(batch(1, false, nil, x)); got != "OK 1" {
-				t.Fatalf("the answer is %q", got)
-			}
-			var got []string
-			for _, e := range p.spooled(t) {
-				got = append(got, e.Raw)
-			}
-			if diff := cmp.Diff(eventsBut(t, want), eventsBut(t, got)); diff != "" {
-				t.Errorf("events differ (-PDK front +Lua front):\n%s", diff)
-			}
-			for _, e := range got {
-				if gjson.Get(e, "type").Str == meter.TypeLLMUsage && gjson.Get(e, "data.time_to_first_byte_ms").Int() != 17 {
-					t.Errorf("the time to the first byte is not in %s", e)
+			for _, members := range []bool{false, true} {
+				p, l := laneProcess(t)
+				w := dialLane(t, l.prefix, "w", 0)
+				sent := x
+				if needs := w.register(1, config); members && needs.Log != nil && log.IsObject() {
+					sent = membersOf(x, needs)
+				}
+				if got := w.ask(batch(1, false, nil, sent)); got != "OK 1" {
+					t.Fatalf("the answer is %q", got)
+				}
+				var got []string
+				for _, e := range p.spooled(t) {
+					got = append(got, e.Raw)
+				}
+				if diff := cmp.Diff(eventsBut(t, want), eventsBut(t, got)); diff != "" {
+					t.Errorf("members %v: events differ (-PDK front +Lua front):\n%s", members, diff)
+				}
+				for _, e := range got {
+					if gjson.Get(e, "type").Str == meter.TypeLLMUsage && gjson.Get(e, "data.time_to_first_byte_ms").Int() != 17 {
+						t.Errorf("the time to the first byte is not in %s", e)
+					}
 				}
 			}
 		})

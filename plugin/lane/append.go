@@ -2,7 +2,10 @@ package lane
 
 import (
 	"encoding/binary"
+	"encoding/json"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 )
 
@@ -50,7 +53,7 @@ func (m *Batch) Append(b, exchanges []byte) []byte {
 // Append appends the message.
 func (Bye) Append(b []byte) []byte { return append(b, "BYE\n"...) }
 
-// Append appends the exchange. Of members it takes strings without escapes, and numbers.
+// Append appends the exchange. What of its members is no JSON it leaves out.
 func (x *Exchange) Append(b []byte) []byte {
 	b = appendUnsigned(append(b, tagTable+4), uint64(13+len(x.Members)))
 	b = appendDouble(b, float64(x.Config))
@@ -77,17 +80,43 @@ func (x *Exchange) Append(b []byte) []byte {
 	}
 	b = appendDouble(b, float64(x.List))
 	for _, m := range x.Members {
-		switch {
-		case len(m) == 0:
-			b = append(b, tagNil)
-		case m[0] == '"':
-			b = appendString(b, m[1:len(m)-1])
-		default:
-			f, _ := strconv.ParseFloat(string(m), 64)
-			b = appendDouble(b, f)
+		var v any
+		if len(m) > 0 && json.Unmarshal(m, &v) == nil && v == nil {
+			b = append(b, tagNull)
+		} else {
+			b = appendAny(b, v)
 		}
 	}
 	return b
+}
+
+// appendAny appends a value that was JSON, nil as what is not there.
+func appendAny(b []byte, v any) []byte {
+	switch v := v.(type) {
+	case bool:
+		if v {
+			return append(b, tagTrue)
+		}
+		return append(b, tagFalse)
+	case float64:
+		return appendDouble(b, v)
+	case string:
+		return appendString(b, []byte(v))
+	case []any:
+		b = appendUnsigned(append(b, tagTable+4), uint64(1+len(v)))
+		for _, e := range v {
+			b = appendAny(b, e)
+		}
+		return b
+	case map[string]any:
+		b = appendUnsigned(append(b, tagTable+1), uint64(len(v)))
+		for _, k := range slices.Sorted(maps.Keys(v)) {
+			b = appendAny(appendString(b, []byte(k)), v[k])
+		}
+		return b
+	default:
+		return append(b, tagNil)
+	}
 }
 
 // appendValue appends a string, or nil where there is none.
