@@ -9,7 +9,6 @@ import (
 	"io"
 	"maps"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -225,23 +224,6 @@ func TestTheBodyIsWantedWhereAMeterReadsIt(t *testing.T) {
 	}
 }
 
-// membersOf makes an exchange as the Lua front does when the process has said what it needs of Kong's log.
-func membersOf(x lane.Exchange, needs lane.Needs) lane.Exchange {
-	log, paths := gjson.ParseBytes(x.Log), needs.Log
-	x.Log, x.List = nil, lane.ListLog
-	if log.Get("request.method").Str == "POST" || log.Get("response.status").Int() == http.StatusSwitchingProtocols {
-		x.List, paths = lane.ListCalls, needs.Calls
-	}
-	for _, path := range paths {
-		value := log
-		for _, key := range path {
-			value = value.Map()[key]
-		}
-		x.Members = append(x.Members, []byte(value.Raw))
-	}
-	return x
-}
-
 // TestTheFrontsAgree gives every golden exchange to the lane, as the Lua front would hand it over, with Kong's whole log and
 // with its members: the events are those of the PDK front, but for what only a tap can know.
 func TestTheFrontsAgree(t *testing.T) {
@@ -282,8 +264,8 @@ func TestTheFrontsAgree(t *testing.T) {
 				p, l := laneProcess(t)
 				w := dialLane(t, l.prefix, "w", 0)
 				sent := x
-				if needs := w.register(1, config); members && needs.Log != nil && log.IsObject() {
-					sent = membersOf(x, needs)
+				if needs := w.register(1, config); members {
+					sent = x.Pick(&needs)
 				}
 				if got := w.ask(batch(1, false, nil, sent)); got != "OK 1" {
 					t.Fatalf("the answer is %q", got)

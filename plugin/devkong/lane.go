@@ -2,6 +2,7 @@ package devkong
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -41,7 +42,7 @@ type laneFront struct {
 	// Of the sender alone.
 	conn       net.Conn
 	r          *bufio.Reader
-	registered map[*Configuration]bool
+	registered map[*Configuration]*lane.Needs
 	ids        map[*Configuration]int64
 	counted    int64
 	batches    int64
@@ -158,7 +159,7 @@ func (f *laneFront) send(entries []laneEntry) error {
 		if err != nil {
 			return err
 		}
-		f.conn, f.r, f.registered = conn, bufio.NewReader(conn), map[*Configuration]bool{}
+		f.conn, f.r, f.registered = conn, bufio.NewReader(conn), map[*Configuration]*lane.Needs{}
 		if _, err := f.ask((&lane.Hello{Worker: f.name, Counted: f.counted}).Append(nil), lane.Version); err != nil {
 			return err
 		}
@@ -169,7 +170,7 @@ func (f *laneFront) send(entries []laneEntry) error {
 		if err := f.register(e.conf); err != nil {
 			return err
 		}
-		x := e.exchange // the queue's own may be moved meanwhile
+		x := e.exchange.Pick(f.registered[e.conf])
 		x.Config = f.ids[e.conf]
 		exchanges = x.Append(exchanges)
 	}
@@ -180,7 +181,7 @@ func (f *laneFront) send(entries []laneEntry) error {
 
 // register tells the process of a configuration, once for each connection.
 func (f *laneFront) register(conf *Configuration) error {
-	if f.registered[conf] {
+	if f.registered[conf] != nil {
 		return nil
 	}
 	if f.ids[conf] == 0 {
@@ -190,10 +191,14 @@ func (f *laneFront) register(conf *Configuration) error {
 	if err != nil {
 		return err
 	}
-	if _, err := io.CopyN(io.Discard, f.r, size); err != nil { // what it needs: everything is sent
+	text, needs := make([]byte, size), new(lane.Needs)
+	if _, err := io.ReadFull(f.r, text); err != nil {
 		return err
 	}
-	f.registered[conf] = true
+	if err := json.Unmarshal(text, needs); err != nil {
+		return err
+	}
+	f.registered[conf] = needs
 	return nil
 }
 

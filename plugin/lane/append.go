@@ -7,6 +7,8 @@ import (
 	"math"
 	"slices"
 	"strconv"
+
+	"github.com/tidwall/gjson"
 )
 
 // What a worker sends, for the stand-in that does what the Lua front does, and for tests; and the word that a process leaves.
@@ -52,6 +54,27 @@ func (m *Batch) Append(b, exchanges []byte) []byte {
 
 // Append appends the message.
 func (Bye) Append(b []byte) []byte { return append(b, "BYE\n"...) }
+
+// Pick returns the exchange with those members of its log that are needed, as the Lua front sends it, or as it is.
+func (x Exchange) Pick(needs *Needs) Exchange {
+	log := gjson.ParseBytes(x.Log)
+	if needs.Log == nil || !log.IsObject() {
+		return x
+	}
+	list, paths := ListLog, needs.Log
+	if log.Get("request.method").Str == "POST" || log.Get("response.status").Int() == 101 {
+		list, paths = ListCalls, needs.Calls
+	}
+	x.Log, x.List, x.Members = nil, list, make([][]byte, len(paths))
+	for i, path := range paths {
+		value := log
+		for _, key := range path {
+			value = value.Get(gjson.Escape(key))
+		}
+		x.Members[i] = []byte(value.Raw)
+	}
+	return x
+}
 
 // Append appends the exchange. What of its members is no JSON it leaves out.
 func (x *Exchange) Append(b []byte) []byte {
