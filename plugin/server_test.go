@@ -93,14 +93,23 @@ func startServer(t testing.TB, flags ...string) *testServer {
 	return s
 }
 
+// given are the addresses that freeAddress has returned: nobody may have listened there yet.
+var given sync.Map
+
+// freeAddress returns another address each time, where nobody listens.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		address := l.Addr().String()
+		l.Close()
+		if _, again := given.LoadOrStore(address, true); !again {
+			return address
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func (s *testServer) socket() string { return filepath.Join(s.prefix, pluginName+".socket") }

@@ -25,8 +25,8 @@ const (
 )
 
 // laneFront does what the Lua front of a plugin does in one worker: it numbers the worker's exchanges, sends them in
-// batches over the lane (plugin/lane) and keeps them until they are acknowledged. It sends Kong's whole log, as the Lua
-// front does where a meter reads what it has no name for, and its queue has no bound: nobody proxies a day's traffic here.
+// batches over the lane (plugin/lane), with what the process needs of Kong's log, and keeps them until they are
+// acknowledged. Its queue has no bound: nobody proxies a day's traffic here.
 type laneFront struct {
 	kong *Kong
 	path string
