@@ -121,6 +121,14 @@ func (in *instance) problemsDue(now time.Time) string {
 	return in.problems
 }
 
+// unreadable is where an exchange ends whose log cannot be read. It says why, once a minute.
+func (in *instance) unreadable(err error) place {
+	if in.process.reports.due("log "+in.plugin, in.process.now()) {
+		in.process.log.Error("an exchange is not metered: Kong's log of it cannot be read", "plugin", in.plugin, "error", err)
+	}
+	return placeBadLog
+}
+
 // handle takes one exchange from a front to the spool and ends t. It returns when the events are on disk, or after
 // handOverLimit, when the spool ends t.
 func (in *instance) handle(x exchange, t *ticket) {
@@ -132,7 +140,7 @@ func (in *instance) handle(x exchange, t *ticket) {
 	}
 	o, err := in.program.Observe(string(log))
 	if err != nil {
-		t.end(placeBadLog)
+		t.end(in.unreadable(err))
 		return
 	}
 	if id := o.RequestID(); id != "" {

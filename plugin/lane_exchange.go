@@ -31,7 +31,7 @@ func (in *laneConfig) observe(x *lane.Exchange, o *meter.Observation, b *record.
 	}()
 	o, err := in.log(x, o)
 	if err != nil {
-		e.end = placeBadLog
+		e.end = in.unreadable(err)
 		return e
 	}
 	e.id = o.RequestID()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"net"
 	"os"
@@ -441,6 +442,8 @@ func TestWhatNoWorkerSaysEndsTheConnection(t *testing.T) {
 
 func TestHostileExchangesHaveAPlace(t *testing.T) {
 	p, l := laneProcess(t)
+	var log syncBuffer
+	p.log = slog.New(slog.NewTextHandler(&log, nil))
 	w := dialLane(t, l.prefix, "w", 0)
 	w.register(1, `{}`)
 	exchanges := []lane.Exchange{plain(1), plain(2), plain(3), plain(4), plain(5)}
@@ -453,6 +456,9 @@ func TestHostileExchangesHaveAPlace(t *testing.T) {
 		t.Errorf("the answer is %q", got)
 	}
 	p.ended(t, map[place]uint64{placeSpooled: 2, placeBadLog: 3})
+	if got := log.String(); strings.Count(got, "cannot be read") != 1 || !strings.Contains(got, "not a JSON object") {
+		t.Errorf("the log says %q", got)
+	}
 }
 
 // TestExchangesHaveTheMembersThatTheirWorkerWasAskedFor has a worker whose exchanges were collected for another process: in

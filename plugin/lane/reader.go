@@ -152,7 +152,7 @@ func (d *Reader) Exchange(x *Exchange) error {
 		}
 	}
 	if r.bad {
-		return fmt.Errorf("%w: an exchange is not as it should be", ErrProtocol)
+		return fmt.Errorf("%w: exchange %d of configuration %d is not as it should be: install the handler.lua of this release", ErrProtocol, x.Number, x.Config)
 	}
 	d.batch = r.b
 	start := 0
