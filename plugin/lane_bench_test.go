@@ -18,7 +18,7 @@ import (
 // paths; the request's id is the benchmark's.
 var laneMembers = map[string]string{
 	"request.id": `"00000000000000000000000000000000"`, "request.method": `"GET"`, "request.size": "120", "response.status": "200", "response.size": "315",
-	"upstream_status": `"200"`, "latencies.request": "4", "latencies.kong": "1", "latencies.proxy": "3", "tries": "1",
+	"upstream_status": `"200"`, "latencies.request": "4", "latencies.kong": "1", "latencies.proxy": "3", "tries": `[{"ip":"10.0.3.17","port":8080,"balancer_start":1795428217673,"balancer_latency":0}]`,
 	"started_at": "1795428217672", "source": `"upstream"`, "workspace": `"0dc6f45b-8f8d-40d2-a504-473544ee190b"`,
 	"route.id": `"2a1d7b1e-6f29-4c1c-9d2e-7b0f6c9a1b11"`, "route.name": `"orders"`,
 	"service.id": `"9e1b6b0c-1df5-4a6e-8d7f-0d7f1f7f2c22"`, "service.name": `"orders"`,

@@ -35,7 +35,6 @@ func (p *process) listen(address string) error {
 	case err != nil:
 		return fmt.Errorf("listen on -metrics %q: %w", address, err)
 	}
-	go p.keepSampling(context.Background())
 	go p.serve(listener)
 	return nil
 }
@@ -52,7 +51,6 @@ func (p *process) listenLater(address string) {
 			return
 		default:
 			p.log.Warn("metrics are served: the address is free now", "address", address)
-			go p.keepSampling(context.Background())
 			p.serve(listener)
 			return
 		}
@@ -60,6 +58,7 @@ func (p *process) listenLater(address string) {
 }
 
 func (p *process) serve(listener net.Listener) {
+	go p.keepSampling(context.Background())
 	s := &http.Server{Handler: p.pages(), ReadHeaderTimeout: 5 * time.Second, WriteTimeout: time.Minute}
 	if err := s.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		p.log.Error("serve metrics", "error", err)

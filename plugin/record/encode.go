@@ -92,6 +92,9 @@ func (e *encoder) set(event *meter.Event, topic string, binary bool) {
 	e.record.Headers = e.record.Headers[:0]
 	e.header("content-type", contentType)
 	at := len("{") // of the next attribute
+	if binary {
+		at = -1 // there is none in the data
+	}
 	for name, value := range event.Headers {
 		inside := e.attribute(&at, name, value)
 		switch {
