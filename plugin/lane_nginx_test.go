@@ -165,10 +165,12 @@ func (n *testNginx) start() {
 		c, err := net.Dial("tcp", n.Front)
 		if err == nil {
 			c.Close()
-			return
+			if len(n.workers()) >= n.Workers { // nginx listens before it has them
+				return
+			}
 		}
 		if time.Now().After(deadline) {
-			n.t.Fatalf("nginx does not listen: %v\n%s", err, output.Bytes())
+			n.t.Fatalf("nginx does not listen, or has not all its workers: %v\n%s", err, output.Bytes())
 		}
 	}
 }
@@ -210,13 +212,11 @@ func (n *testNginx) kill() {
 	if n.cmd == nil {
 		return
 	}
+	_ = n.cmd.Process.Signal(syscall.SIGSTOP) // a master that runs begins a worker anew
 	for _, worker := range n.workers() {
 		_ = syscall.Kill(worker, syscall.SIGKILL)
 	}
 	_ = n.cmd.Process.Kill()
-	for _, worker := range n.workers() {
-		_ = syscall.Kill(worker, syscall.SIGKILL)
-	}
 	<-n.exited
 	n.cmd = nil
 }

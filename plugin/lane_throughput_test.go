@@ -36,6 +36,7 @@ func BenchmarkThroughput(b *testing.B) {
 			s := startServer(b)
 			n := startNginx(b, s, 1, http.NotFoundHandler(), s.configuration(c.broker, c.more).Config, staticUpstream)
 			rates, worker, process := map[string][]float64{}, map[string][]float64{}, map[string][]float64{}
+			requests := 0.0 // through the front
 			servers := []struct{ name, address string }{{"bare", n.Bare}, {"front", n.Front}, {"file", n.File}}
 			for b.Loop() {
 				for range rounds {
@@ -50,12 +51,17 @@ func BenchmarkThroughput(b *testing.B) {
 						rates[to.name] = append(rates[to.name], total/seconds)
 						worker[to.name] = append(worker[to.name], (processorTime(b, pid)-cpu).Seconds()*1e6/total)
 						process[to.name] = append(process[to.name], (processorTime(b, s.cmd.Process.Pid)-own).Seconds()*1e6/total)
+						if to.name == "front" {
+							requests += total
+						}
 						if to.name == "file" {
 							_ = os.Truncate(filepath.Join(n.Prefix, "access.json"), 0)
 						}
 					}
 				}
 			}
+			spooled := func() float64 { return s.metric(`kong_meter_exchanges_total{outcome="spooled",reason=""}`) }
+			await(b, "every request is metered", func() bool { return spooled() >= requests })
 			median := func(v []float64) float64 { slices.Sort(v); return v[len(v)/2] }
 			for _, to := range servers {
 				b.Logf("%-5s %6.0f requests/s (%.2f of bare), worker %5.1f µs, process %5.1f µs each", to.name, median(rates[to.name]),

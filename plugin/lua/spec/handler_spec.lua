@@ -191,8 +191,32 @@ describe("the lane", function()
     end
     exchanges(100)
     w.run(0)
+    assert.equal(1, #w.process.batches)
+    w.run(0.1)
     assert.equal(2, #w.process.batches)
     assert.equal(950, #w.process.batches[2].exchanges)
+  end)
+
+  it("sends larger batches under load, fifty milliseconds apart", function()
+    for _ = 1, 5 do
+      for _ = 1, 3 do
+        exchanges(100)
+        w.run(0.01)
+      end
+      w.run(0.03)
+    end
+    w.run(0.2)
+    assert.equal(1500, (total(w.process.batches)))
+    assert.is_true(#w.process.batches <= 7, #w.process.batches .. " batches of fifteen hundred in 300 ms")
+  end)
+
+  it("does not pause while there is more than one batch", function()
+    exchanges(100)
+    w.run(0)
+    exchanges(4500)
+    w.run(0)
+    assert.equal(4100, (total(w.process.batches)))
+    assert.equal(3, #w.process.batches)
   end)
 
   it("counts what the process refuses, and goes on", function()

@@ -22,7 +22,8 @@ local find, sub, floor, max, abs = string.find, string.sub, math.floor, math.max
 local timer_at, timer_every = _G.native_timer_at or ngx.timer.at, _G.native_timer_every or ngx.timer.every
 
 local MAX_ENTRIES, MAX_BYTES = 20000, 64 * 2^20    -- of the queue: ten seconds of 2,000 exchanges without bodies
-local BATCH_ENTRIES, BATCH_DELAY = 100, 0.1        -- a batch is sent when there are so many, or after so many seconds;
+local BATCH_ENTRIES, BATCH_DELAY = 100, 0.1        -- a batch is sent when there are so many, or after so many seconds, and
+local BATCH_PAUSE = 0.05                           -- so long after the last one, because a large one costs both sides less;
 local BATCH_MOST_ENTRIES, BATCH_MOST_BYTES = 2000, 4 * 2^20       -- it takes all there is, up to here
 local RETRY_TICKS = 10                             -- of BATCH_DELAY, between attempts to reach a process that is away
 local EXIT_PATIENCE, EXIT_DELAY = 3, 0.2           -- seconds that a worker which exits tries, and waits between attempts
@@ -264,7 +265,7 @@ local entries, bytes = 0, 0     -- exchanges in the batches, and what they take
 local scratch = buffer.new()
 local dropped = {}              -- "<plugin> <reason>" -> count, not told yet
 local connections = 0           -- registrations belong to a connection
-local called, flushing, failed, wait = false, false, false, 0     -- of flush
+local called, flushing, failed, wait, flushed = false, false, false, 0, 0     -- of flush
 
 local function drop(plugin, reason)
   local key = plugin .. " " .. reason
@@ -372,7 +373,7 @@ local function drain()
       break
     end
     deliver(socket)
-    if entries < BATCH_ENTRIES and not exiting then
+    if first == last and not exiting then -- the batch that is filling
       break
     end
   end
@@ -438,7 +439,11 @@ local function flush()
   if ngx.worker.exiting() then
     leave()
   end
-  flushing = false
+  flushing, flushed = false, ngx.now()
+end
+
+local function due()
+  return wait == 0 and (first < last or abs(ngx.now() - flushed) >= BATCH_PAUSE)
 end
 
 -- describe puts into a record what the front has seen of the exchange.
@@ -569,7 +574,7 @@ function Front:log(conf)
   if not guarded(enqueue, conf, ngx.ctx) then
     drop(conf.__plugin_id or "-", "worker_error")
   end
-  if not (called or flushing) and (ngx.worker.exiting() or entries >= BATCH_ENTRIES and wait == 0) then
+  if not (called or flushing) and (ngx.worker.exiting() or entries >= BATCH_ENTRIES and due()) then
     called = timer_at(0, flush) -- without a timer the next exchange, or the tenth of a second, tries again
   end
 end
