@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"kafka-metering/meter"
@@ -60,18 +61,17 @@ type laneInstance struct {
 }
 
 // serveLane begins to listen in p's prefix. The socket appears there under its name only when it listens and has its mode,
-// in place of what was there before: of an earlier process that is still about, whose connections go on.
+// in place of what was there before: of an earlier process that is still about, whose connections go on. After an error it is
+// tried again.
 func (p *process) serveLane(prefix string) (*laneServer, error) {
 	l := &laneServer{
 		p: p, prefix: prefix, grace: laneGrace, lost: map[string]bool{}, sessions: map[net.Conn]struct{}{}, workers: map[string]*laneWorker{},
 		instances: map[string]*laneInstance{}, stop: make(chan struct{}),
 	}
 	p.lane = l
-	if err := l.listen(); err != nil {
-		return l, err
-	}
+	err := l.listen()
 	l.running.Go(l.watch)
-	return l, nil
+	return l, err
 }
 
 func (l *laneServer) listen() error {
@@ -102,12 +102,15 @@ func (l *laneServer) listen() error {
 	if l.stopping {
 		return listener.Close()
 	}
+	if l.listener != nil {
+		_ = l.listener.Close() // nobody can reach it any more
+	}
 	l.listener, l.socket = listener, socket
 	l.running.Go(func() { l.accept(listener) })
 	return nil
 }
 
-// watch puts the socket back where somebody has removed it, and reads what workers left word of.
+// watch puts the socket back where workers find none, and reads what they left word of.
 func (l *laneServer) watch() {
 	tick := time.NewTicker(laneInterval)
 	defer tick.Stop()
@@ -121,17 +124,36 @@ func (l *laneServer) watch() {
 			return
 		case <-tick.C:
 		}
-		if _, err := os.Stat(filepath.Join(l.prefix, laneSocket)); errors.Is(err, os.ErrNotExist) {
-			l.mu.Lock()
-			old := l.listener
-			l.mu.Unlock()
-			if err := l.listen(); err != nil {
-				l.p.log.Error("the lane's socket was removed", "error", err)
-			} else {
-				_ = old.Close() // nobody can reach it any more
-			}
+		if l.reachable() {
+			continue
+		}
+		if err := l.listen(); err == nil {
+			l.p.log.Warn("workers could not reach any process any more; the socket is back")
+		} else if l.p.reports.due("lane", l.p.now()) {
+			l.p.log.Error("the Lua front cannot hand anything over", "error", err)
 		}
 	}
+}
+
+// reachable reports whether a worker that connects finds this process, or another that has taken the socket over.
+func (l *laneServer) reachable() bool {
+	path := filepath.Join(l.prefix, laneSocket)
+	info, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	l.mu.Lock()
+	own := l.socket
+	l.mu.Unlock()
+	if own != nil && os.SameFile(info, own) {
+		return true
+	}
+	conn, err := net.DialTimeout("unix", path, laneInterval)
+	if err != nil {
+		return !errors.Is(err, syscall.ECONNREFUSED) // what else there may be is no sign that nobody listens
+	}
+	_ = conn.Close()
+	return true
 }
 
 func (l *laneServer) accept(listener *net.UnixListener) {

@@ -503,13 +503,7 @@ func TestTheSocketIsKongsAloneAndComesBack(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the socket is back", func() bool {
-		conn, err := net.Dial("unix", path)
-		if err == nil {
-			conn.Close()
-		}
-		return err == nil
-	})
+	awaitLane(t, path)
 	if got := before.ask(batch(1, false, nil, plain(1))); got != "OK 1" {
 		t.Errorf("the connection from before answers %q", got)
 	}
@@ -550,6 +544,57 @@ func TestTheNextProcessTakesTheSocketOver(t *testing.T) {
 	}
 	old.ended(t, map[place]uint64{placeSpooled: 1})
 	p.ended(t, map[place]uint64{placeSpooled: 1})
+}
+
+// TestASocketThatNobodyListensOnIsTakenOver has a successor that dies at once, and a process that could not listen when it began.
+func TestASocketThatNobodyListensOnIsTakenOver(t *testing.T) {
+	_, l := laneProcess(t)
+	path := filepath.Join(l.prefix, laneSocket)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	successor, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	successor.SetUnlinkOnClose(false)
+	if !l.reachable() {
+		t.Error("a socket that another process listens on is not reachable")
+	}
+	_ = successor.Close()
+	awaitLane(t, path)
+
+	p := testProcess(t)
+	dir := t.TempDir()
+	p.spoolDir = filepath.Join(dir, "spool")
+	late, err := p.serveLane(filepath.Join(dir, "k"))
+	if err == nil {
+		t.Error("it listens in a directory that is not there")
+	}
+	defer func() {
+		late.close()
+		_ = p.close(t.Context())
+	}()
+	if err := os.Mkdir(filepath.Join(dir, "k"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	awaitLane(t, filepath.Join(dir, "k", laneSocket))
+}
+
+// awaitLane waits until a worker that connects is answered.
+func awaitLane(t *testing.T, path string) {
+	t.Helper()
+	await(t, "a process answers", func() bool {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			return false
+		}
+		defer conn.Close()
+		_, _ = conn.Write([]byte("HELLO 2 x.1 0\n"))
+		answer := make([]byte, 5)
+		_, err = io.ReadFull(conn, answer)
+		return err == nil && string(answer) == "OK 2\n"
+	})
 }
 
 func TestInstancesLiveAsLongAsConnectionsUseThem(t *testing.T) {

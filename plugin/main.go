@@ -105,7 +105,7 @@ func serve() error {
 	}
 	p.resume()
 	if _, err := p.serveLane(prefix); err != nil {
-		p.log.Error("the Lua front cannot hand anything over", "error", err)
+		p.log.Error("the Lua front cannot hand anything over; it is tried again", "error", err)
 	}
 	go p.drainOnSignal()
 	closeToOthers()
