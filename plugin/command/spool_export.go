@@ -16,7 +16,7 @@ import (
 const spoolExportAbout = `Writes the records of the spool files as JSON lines: when each was spooled, its topic, key, headers and event, and, where
 Kafka refused it for good, why. It changes nothing in the files.
 
-  kafka-metering spool export > pending.jsonl
+  kafka-metering spool export /var/lib/kafka-metering > pending.jsonl
   kafka-metering spool export -rejected | jq -r '[.rejected, .event.id] | @tsv'
 
 A value that is no JSON is base64 in value_base64. A record that is damaged has its error in damaged, and nothing else.`
