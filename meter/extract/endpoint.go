@@ -131,7 +131,9 @@ func classify(r *Response) (_ call, ok bool) {
 	case r.Method == "POST" || r.Method == "GET" && r.Status == statusSwitching:
 		if i := slices.IndexFunc(endpoints, func(e endpoint) bool { return e.matches(path) }); i >= 0 {
 			e := &endpoints[i]
-			c.operation = e.operation
+			if c.operation = e.operation; e.format == nil && c.operation == "" {
+				c.operation = modelOperation(c.model)
+			}
 			if !e.hosts || c.provider != "" {
 				c.sure, c.format = true, e.format
 			}
@@ -145,6 +147,19 @@ func classify(r *Response) (_ call, ok bool) {
 		c.stored, c.format, c.sure = true, stored, false
 	}
 	return c, ok || r.Method == "POST" || r.Status == statusSwitching
+}
+
+// modelOperation is what a model that a path names can do, where the path says no more: of Bedrock's InvokeModel and Vertex AI's
+// predict. Some of those answers declare nothing that would tell it (https://docs.aws.amazon.com/bedrock/latest/userguide/models-supported.html).
+func modelOperation(model string) string {
+	switch {
+	case strings.Contains(model, "embed"):
+		return "embeddings"
+	case strings.Contains(model, "rerank"):
+		return "rerank"
+	default:
+		return ""
+	}
 }
 
 func pathOf(r *Response) string {

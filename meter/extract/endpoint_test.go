@@ -43,6 +43,8 @@ func TestPathsTellWhatACallIs(t *testing.T) {
 		{"POST", unknown, "/model/amazon.nova-lite-v1%3A0/converse", "converse "},
 		{"POST", unknown, "/model/amazon.nova-lite-v1%3A0/converse-stream", "converse "},
 		{"POST", unknown, "/model/x/invoke", "shape "},
+		{"POST", unknown, "/model/cohere.embed-english-v3/invoke", "shape embeddings"},
+		{"POST", unknown, "/model/cohere.rerank-v3-5%3A0/invoke", "shape rerank"},
 		{"POST", unknown, "/lambda/invoke", "shape"},
 		{"POST", unknown, "/model/x/count-tokens", "none"},
 		{"POST", unknown, "/orders", "shape"},
