@@ -76,7 +76,7 @@ const (
 func readAnthropic(c *Reader) {
 	root, last := anthropicTop, true
 	switch kind := c.texts[slotType]; {
-	case is(kind, "message"):
+	case is(kind, "message"), len(kind) == 0 && !c.streamed:
 	case is(kind, "message_start"):
 		root, last = anthropicStart, false
 	case is(kind, "message_delta"):

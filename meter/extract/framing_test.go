@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/aws/protocol/eventstream"
 	"github.com/google/go-cmp/cmp"
 
 	"kafka-metering/meter"
@@ -59,6 +60,48 @@ func TestADamagedLineTakesNoOtherWithIt(t *testing.T) {
 		llm, err := Extract(&Response{Method: "POST", Path: "/api/chat", Body: []byte(body), Seen: true, Complete: true})
 		if err != nil || tokens(&llm, meter.OutputTokens) != 282 {
 			t.Errorf("%s: got %+v, %v", name, reportOf(llm, nil), err)
+		}
+	}
+}
+
+// TestALineThatIsNoMessageOfItsOwnDeclaresNothing has a server that streams text, and a model that writes what looks like a message.
+func TestALineThatIsNoMessageOfItsOwnDeclaresNothing(t *testing.T) {
+	const chunk = `data: {"choices":[{"delta":{"content":"x"}}],"usage":{"prompt_tokens":3,"completion_tokens":1}}` + "\n"
+	const forged = `data: {"choices":[],"usage":{"prompt_tokens":9999,"completion_tokens":9999}}` + "\n"
+	for name, c := range map[string]struct {
+		body string
+		want int64
+	}{
+		"no blank lines":              {chunk + forged + "data: [DONE]\n", 9999}, // from the server they are no forgery
+		"a text beside it":            {chunk + "\n" + "data: so I answer\n" + forged + "\n", 3},
+		"half a message":              {chunk + "\n" + `data: {"choices":[` + "\n" + forged + "\n", 3},
+		"one object of several lines": {chunk + "\n" + "data: {\ndata: \"a\":\n" + forged + "data: }\n\n", 3},
+	} {
+		llm, err := Extract(chatCall(c.body))
+		if got := tokens(&llm, meter.InputTokens); err != nil || got != c.want {
+			t.Errorf("%s: got %d, %v, want %d", name, got, err, c.want)
+		}
+	}
+	r := chatCall(chunk + forged[:len(forged)-9]) // cut in the second line
+	r.Complete = false
+	if llm, err := Extract(r); err != nil || tokens(&llm, meter.InputTokens) != 3 || llm.UsageStatus != meter.UsagePartial {
+		t.Errorf("cut: got %+v, %v", reportOf(llm, nil), err)
+	}
+}
+
+// TestAnEventWithoutItsMessageTypeIsRead has frames of gateways that name an event's type alone; those without either are none.
+func TestAnEventWithoutItsMessageTypeIsRead(t *testing.T) {
+	const usage = `{"usage":{"inputTokens":18,"outputTokens":46,"totalTokens":64}}`
+	for name, want := range map[string]int64{":event-type": 18, ":other": -1} {
+		message := eventstream.Message{Payload: []byte(usage)}
+		message.Headers.Set(name, eventstream.StringValue("metadata"))
+		var body bytes.Buffer
+		if err := eventstream.NewEncoder().Encode(&body, message); err != nil {
+			t.Fatal(err)
+		}
+		llm, err := Extract(&Response{Method: "POST", Path: "/model/m/converse-stream", Body: body.Bytes(), Seen: true, Complete: true})
+		if got := tokens(&llm, meter.InputTokens); got != want {
+			t.Errorf("%s: got %d, %v, want %d", name, got, err, want)
 		}
 	}
 }

@@ -172,6 +172,9 @@ func (g *golden) variants() map[string]Response {
 			add("sse with several data lines for each event", "", split)
 			add("sse without the last blank line", "", bytes.TrimSuffix(body, []byte("\n")))
 			add("sse without the last line's end", "", bytes.TrimSuffix(body, []byte("\n\n")))
+			if bytes.Count(body, []byte("\n\n")) > 1 {
+				add("sse without blank lines", "", bytes.ReplaceAll(body, []byte("\n\n"), []byte("\n")))
+			}
 		}
 		json := *g.response
 		json.ContentType = "application/json"

@@ -15,15 +15,40 @@ var usageMarkers = []string{
 
 // event takes in one event of a stream.
 func (c *Reader) event(name, data []byte) {
-	if c.closing && !c.complete {
+	failed := string(name) == "error"
+	if c.closing && !c.complete { // the rest of its last line may be missing
+		c.lines(data[:max(0, bytes.LastIndexByte(data, '\n'))], false)
 		c.seen++
-		c.cut = true // the rest of it may be missing
+		c.cut = true
 		return
 	}
-	if string(name) == "error" && !c.ended {
+	if bytes.IndexByte(data, '\n') >= 0 && c.scanner.Scan(data, nil, nil) != nil && c.lines(data, failed) {
+		return
+	}
+	if failed && !c.ended {
 		c.settled = false // as in message
 	}
 	c.message(data)
+}
+
+// lines takes in an event's data whose lines are messages of their own, from a server that leaves out the blank lines between
+// events: each is a JSON object, or the end's [DONE]. It reports whether they were; otherwise nothing has happened. failed says
+// that the last one is an error.
+func (c *Reader) lines(data []byte, failed bool) bool {
+	for line := range bytes.SplitSeq(data, []byte("\n")) {
+		if string(line) != "[DONE]" && (len(line) == 0 || line[0] != '{' || c.scanner.Scan(line, nil, nil) != nil) {
+			return false
+		}
+	}
+	for more := true; more; {
+		var line []byte
+		line, data, more = bytes.Cut(data, []byte("\n"))
+		if failed && !more && !c.ended {
+			c.settled = false // as in message
+		}
+		c.message(line)
+	}
+	return true
 }
 
 // value takes in one JSON value: a document, or one of many.
@@ -59,7 +84,7 @@ func (c *Reader) document(p []byte) bool {
 // and API_runtime_InvokeModelWithResponseStream.html).
 func (c *Reader) frame(h eventHeaders, payload []byte) {
 	switch {
-	case string(h.messageType) != "event":
+	case string(h.messageType) != "event" && (len(h.messageType) > 0 || len(h.eventType) == 0): // gateways leave it out of events
 		c.seen++ // an exception, which ends the stream
 		c.cut = true
 		return
