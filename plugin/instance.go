@@ -76,6 +76,17 @@ func (p *process) newInstance(c *Config) *instance {
 	return in
 }
 
+// renew takes note that Kong has handed the configuration of in over once more, under another number: of several configurations
+// with one connection the newest decides, and this one may be what an administrator has gone back to.
+func (p *process) renew(in *instance, c *Config, seq int) {
+	connection, shared, _ := p.connection(c)
+	v := p.configVersion(seq)
+	if _, err := p.pipeline(connection, shared, v); err != nil && p.reports.due("renew "+in.plugin, p.now()) {
+		p.log.Warn("a configuration is in force again, with problems", "plugin", in.plugin, "error", err)
+	}
+	p.book.set(problem{Plugin: in.plugin, Route: c.identity.RouteID, Text: in.problems, Since: p.now(), version: v})
+}
+
 // handOverTo sets where the events go.
 func (in *instance) handOverTo(s sink, c *Config) {
 	in.sink, in.deadLetter = s, c.Subject.OnMissing == string(meter.MissingDeadLetter)

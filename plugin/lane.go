@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -23,7 +26,7 @@ const (
 	laneTaken  = pluginName + ".lane.taken"
 	// laneInterval is how often the socket's path and that file are looked at.
 	laneInterval = time.Second
-	// laneReadLimit bounds how long a worker may take to send a batch that it has begun.
+	// laneReadLimit bounds how long a worker may take to send a message that it has begun.
 	laneReadLimit = 30 * time.Second
 )
 
@@ -37,6 +40,7 @@ type laneServer struct {
 	p      *process
 	prefix string
 	grace  time.Duration   // see laneGrace
+	limit  time.Duration   // see laneReadLimit
 	lost   map[string]bool // files of what workers lost that were taken in; watch's
 
 	mu        sync.Mutex
@@ -50,7 +54,7 @@ type laneServer struct {
 	running   sync.WaitGroup
 }
 
-// laneInstance is an instance that connections share.
+// laneInstance is an instance that connections share: of all workers, and of Kong's readings of one configuration.
 type laneInstance struct {
 	*instance
 	started sync.Once
@@ -65,7 +69,7 @@ type laneInstance struct {
 // tried again.
 func (p *process) serveLane(prefix string) (*laneServer, error) {
 	l := &laneServer{
-		p: p, prefix: prefix, grace: laneGrace, lost: map[string]bool{}, sessions: map[net.Conn]struct{}{}, workers: map[string]*laneWorker{},
+		p: p, prefix: prefix, grace: laneGrace, limit: laneReadLimit, lost: map[string]bool{}, sessions: map[net.Conn]struct{}{}, workers: map[string]*laneWorker{},
 		instances: map[string]*laneInstance{}, stop: make(chan struct{}),
 	}
 	p.lane = l
@@ -247,6 +251,10 @@ type laneSession struct {
 
 func (s *laneSession) run() error {
 	for {
+		if err := s.reader.Await(); err != nil {
+			return quiet(err)
+		}
+		s.patience(s.l.limit)
 		m, err := s.reader.Message()
 		if err != nil {
 			return quiet(err)
@@ -272,9 +280,24 @@ func (s *laneSession) run() error {
 		case lane.Bye:
 			s.bye = true
 		}
+		s.patience(0)
 		if _, err := s.conn.Write(answer); err != nil {
 			return nil //nolint:nilerr // the worker is gone, and sends again what it has no answer to
 		}
+	}
+}
+
+// patience bounds how long the worker may take for what it has begun to say; 0 is no bound. Where the process stops the deadline
+// stands that ends the session after the message at hand.
+func (s *laneSession) patience(limit time.Duration) {
+	var deadline time.Time
+	if limit > 0 {
+		deadline = time.Now().Add(limit)
+	}
+	s.l.mu.Lock()
+	defer s.l.mu.Unlock()
+	if !s.l.stopping {
+		_ = s.conn.SetReadDeadline(deadline)
 	}
 }
 
@@ -320,22 +343,49 @@ func (s *laneSession) register(m *lane.Config) (answer []byte, err error) {
 
 // instance returns the instance of a configuration, which the caller must release.
 func (l *laneServer) instance(config []byte) *laneInstance {
+	key, seq := configKey(config)
 	l.mu.Lock()
-	in := l.instances[string(config)]
+	in := l.instances[key]
 	if in == nil {
 		in = &laneInstance{config: newConfig(l.p)}
-		l.instances[string(config)] = in
+		l.instances[key] = in
 	}
 	in.users++
 	l.mu.Unlock()
+	started := false
 	in.started.Do(func() {
 		_ = in.config.UnmarshalJSON(config) // its problems are reported, it refuses nothing
 		in.instance = l.p.newInstance(in.config)
+		started = true
 		l.mu.Lock()
 		in.ready = true
 		l.mu.Unlock()
 	})
+	if !started {
+		l.p.renew(in.instance, in.config, seq)
+	}
 	return in
+}
+
+// configKey returns what tells a configuration from others, and its number: Kong numbers configurations anew each time that it
+// reads them, in each worker, also those that have not changed.
+func configKey(config []byte) (key string, seq int) {
+	const number = "__seq__"
+	var fields map[string]any
+	d := json.NewDecoder(bytes.NewReader(config))
+	d.UseNumber()
+	if d.Decode(&fields) != nil {
+		return string(config), 0
+	}
+	if n, ok := fields[number].(json.Number); ok {
+		seq, _ = strconv.Atoi(n.String())
+	}
+	delete(fields, number)
+	text, err := json.Marshal(fields)
+	if err != nil {
+		return string(config), 0
+	}
+	return string(text), seq
 }
 
 // release gives up an instance. The caller holds mu.
@@ -352,7 +402,6 @@ func (l *laneServer) release(in *laneInstance) {
 
 // take reads a batch to its end and commits it. An error leaves it to the worker, which sends it again.
 func (s *laneSession) take(b *lane.Batch) error {
-	_ = s.conn.SetReadDeadline(time.Now().Add(laneReadLimit))
 	l := &laneBatch{batch: b, session: s, exchanges: s.exchanges}
 	began := time.Now()
 	s.records.Reset() // of the last batch, which the spool has had
@@ -371,11 +420,6 @@ func (s *laneSession) take(b *lane.Batch) error {
 			l.exchanges = append(l.exchanges, c.observe(&x, &s.observation, &s.records))
 		}
 	}
-	s.l.mu.Lock()
-	if !s.l.stopping { // else the deadline stands that ends the session after this batch
-		_ = s.conn.SetReadDeadline(time.Time{})
-	}
-	s.l.mu.Unlock()
 	err := s.worker.commit(l)
 	if err == nil && !known {
 		s.l.p.ledger.batchHandOvers.UpdateDuration(began)

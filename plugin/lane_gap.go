@@ -1,10 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -162,7 +162,7 @@ func (l *laneServer) readLost() {
 		return // there is no topic yet that could be told
 	}
 	path := filepath.Join(l.prefix, laneLost)
-	if err := os.Rename(path, fmt.Sprintf("%s.%d-%d", path, l.p.started.UnixMilli(), os.Getpid())); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.Rename(path, fmt.Sprintf("%s.%d-%d", path, time.Now().UnixNano(), os.Getpid())); err != nil && !errors.Is(err, os.ErrNotExist) {
 		l.p.log.Error("read what workers lost", "error", err)
 	}
 	// With those of a process that was killed in between.
@@ -199,9 +199,15 @@ func (l *laneServer) takeLost(name string, sinks []*instance) error {
 		return err
 	}
 	if there, err := os.Stat(name); err != nil || !os.SameFile(mine, there) || time.Since(mine.ModTime()) < laneInterval {
-		return nil // another process has taken it in
+		return nil // another process has taken it in, or a worker writes it
 	}
-	l.lost[name] = true
+	text, err := io.ReadAll(f)
+	if err != nil {
+		return err
+	}
+	if l.connectedOf(text) {
+		return nil // later: its last batch may be in the connection
+	}
 	worker, n := "unknown", 0
 	left := map[lane.Drop]int64{} // of what the worker had when it exited, what nobody has, by plugin
 	lose := func(d lane.Drop) {
@@ -220,9 +226,8 @@ func (l *laneServer) takeLost(name string, sinks []*instance) error {
 	taken, err := l.readTaken()
 	wrong := []error{err}
 	var batch int64 // that the lines are about
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		m, err := lane.ParseLost(lines.Text())
+	for line := range strings.Lines(string(text)) {
+		m, err := lane.ParseLost(strings.TrimSuffix(line, "\n"))
 		switch m := m.(type) {
 		case *lane.Hello:
 			loseLeft()
@@ -231,8 +236,9 @@ func (l *laneServer) takeLost(name string, sinks []*instance) error {
 			if batch == 0 || taken[worker] < batch && !l.has(worker, batch) { // else it was told with the batch
 				lose(*m)
 			}
-		case *lane.Left:
+		case *lane.Sent:
 			batch = m.Batch
+		case *lane.Left:
 			if taken[worker] < batch && !l.has(worker, batch) && !l.p.recent.has(m.ID) {
 				left[lane.Drop{Plugin: m.Plugin, Reason: placeWorkerExit.reason}]++
 			}
@@ -240,7 +246,33 @@ func (l *laneServer) takeLost(name string, sinks []*instance) error {
 		wrong = append(wrong, err)
 	}
 	loseLeft()
-	return errors.Join(append(wrong, lines.Err(), os.Remove(name))...)
+	err = os.Remove(name)
+	l.lost[name] = err != nil
+	return errors.Join(append(wrong, err)...)
+}
+
+// connectedOf reports whether one of the workers that have left word is connected yet.
+func (l *laneServer) connectedOf(word []byte) bool {
+	for line := range strings.Lines(string(word)) {
+		m, err := lane.ParseLost(strings.TrimSuffix(line, "\n"))
+		if h, ok := m.(*lane.Hello); ok && err == nil && l.connected(h.Worker) {
+			return true
+		}
+	}
+	return false
+}
+
+// connected reports whether a worker has a connection.
+func (l *laneServer) connected(worker string) bool {
+	l.mu.Lock()
+	w := l.workers[worker]
+	l.mu.Unlock()
+	if w == nil {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.connections > 0
 }
 
 // has reports whether this process has taken a worker's batch.

@@ -66,7 +66,7 @@ func TestWordOfWhatWorkersLostIsTakenInOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A process has taken this one over, and was killed.
-	if err := os.WriteFile(path+".1795428217000-7", []byte("HELLO 2 99.0 4\nLEFT 2 p-1 -\n"), 0o600); err != nil {
+	if err := os.WriteFile(path+".1795428217000-7", []byte("HELLO 2 99.0 4\nSENT 2\nLEFT p-1 -\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	w := dialLane(t, l.prefix, "w", 0)
@@ -95,13 +95,74 @@ func TestWhatWasSentAndTakenIsNotCountedAsLost(t *testing.T) {
 	if got := w.ask(batch(1, false, nil, plain(1), plain(2))); got != "OK 1" {
 		t.Fatal(got)
 	}
+	w.conn.Close()
+	dialLane(t, l.prefix, "v", 0).register(1, apiOnly)
 	p.recent.add(requestID(11))
-	text := fmt.Sprintf("HELLO 2 w 2\nLEFT 1 p-1 %s\nLEFT 1 p-1 %s\nLEFT 2 p-1 -\nHELLO 2 other 2\nLEFT 9 p-1 %s\nLEFT 9 p-1 %s\n", requestID(1), requestID(2), requestID(11), requestID(12))
+	text := fmt.Sprintf("HELLO 2 w 2\nSENT 1\nLEFT p-1 %s\nLEFT p-1 %s\nSENT 2\nLEFT p-1 -\nHELLO 2 other 2\nSENT 9\nLEFT p-1 %s\nLEFT p-1 %s\n", requestID(1), requestID(2), requestID(11), requestID(12))
 	if err := os.WriteFile(filepath.Join(l.prefix, laneLost), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	await(t, "the word is taken in", func() bool { return p.ledger.ends[placeWorkerExit].Get() > 1 })
 	p.ended(t, map[place]uint64{placeSpooled: 2, placeWorkerExit: 2})
+}
+
+// TestWordIsTakenInHoweverOften has a process that outlives Kong, whose workers leave word time and again, and faster than it is
+// read.
+func TestWordIsTakenInHoweverOften(t *testing.T) {
+	p, l := laneProcess(t)
+	dialLane(t, l.prefix, "w", 0).register(1, apiOnly)
+	path := filepath.Join(l.prefix, laneLost)
+	for i := range 4 {
+		await(t, "the word before is being read", func() bool { _, err := os.Stat(path); return errors.Is(err, os.ErrNotExist) })
+		if i == 3 {
+			await(t, "all before is read", func() bool { return p.ledger.ends[placeWorkerExit].Get() == 3 })
+		}
+		if err := os.WriteFile(path, fmt.Appendf(nil, "HELLO 2 9.%d 1\nSENT 1\nLEFT p-1 -\n", i), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	await(t, "all is read", func() bool {
+		left, err := filepath.Glob(path + "*")
+		return err == nil && len(left) == 0
+	})
+	p.ended(t, map[place]uint64{placeWorkerExit: 4})
+}
+
+// TestWordOfAWorkerThatIsConnectedWaits has a process that hung: the last batch is still in its connection.
+func TestWordOfAWorkerThatIsConnectedWaits(t *testing.T) {
+	p, l := laneProcess(t)
+	w := dialLane(t, l.prefix, "w", 0)
+	w.register(1, apiOnly)
+	dialLane(t, l.prefix, "v", 0).register(1, apiOnly)
+	path := filepath.Join(l.prefix, laneLost)
+	if err := os.WriteFile(path, []byte("HELLO 2 w 3\nSENT 1\nLEFT p-1 -\nLEFT p-1 -\nSENT 2\nLEFT p-1 -\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the word is looked at", func() bool { _, err := os.Stat(path); return errors.Is(err, os.ErrNotExist) })
+	time.Sleep(2 * laneInterval)
+	if got := w.ask(batch(1, false, nil, plain(1), plain(2))); got != "OK 1" {
+		t.Fatal(got)
+	}
+	w.conn.Close()
+	await(t, "the word is taken in", func() bool { return p.ledger.ends[placeWorkerExit].Get() > 0 })
+	p.ended(t, map[place]uint64{placeSpooled: 2, placeWorkerExit: 1})
+}
+
+// TestDropsOfABatchOfTheirOwnAreCountedOnce has word of a batch without exchanges, whose acknowledgement did not arrive.
+func TestDropsOfABatchOfTheirOwnAreCountedOnce(t *testing.T) {
+	p, l := laneProcess(t)
+	w := dialLane(t, l.prefix, "w", 0)
+	w.register(1, apiOnly)
+	if got := w.ask(batch(1, false, []lane.Drop{{Plugin: "p-1", Reason: "worker_log", Count: 1}})); got != "OK 1" {
+		t.Fatal(got)
+	}
+	w.conn.Close()
+	if err := os.WriteFile(filepath.Join(l.prefix, laneLost), []byte("HELLO 2 w 2\nSENT 1\nDROP p-1 worker_log 1\nSENT 2\nLEFT p-1 -\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dialLane(t, l.prefix, "v", 0).register(1, apiOnly)
+	await(t, "the word is taken in", func() bool { return p.ledger.ends[placeWorkerExit].Get() > 0 })
+	p.ended(t, map[place]uint64{placeWorkerLog: 1, placeWorkerExit: 1})
 }
 
 // TestWhatAProcessHadTakenBeforeItEndedIsNotCountedAsLost ends the process and a worker at once, as kong stop does, when the
@@ -140,8 +201,8 @@ func TestWhatAProcessHadTakenBeforeItEndedIsNotCountedAsLost(t *testing.T) {
 	old := filepath.Join(l.prefix, laneTaken+".1-1")
 	for name, text := range map[string]string{
 		filepath.Base(names[0]): string(word), filepath.Base(old): "TAKEN other 9\n",
-		laneLost: "HELLO 2 w 9\nDROP p-1 worker_queue_full 1\nLEFT 4 p-1 -\nLEFT 4 p-1 -\nDROP p-1 worker_queue_full 10\nLEFT 5 p-1 -\nDROP p-1 worker_queue_full 100\n" +
-			"HELLO 2 other 9\nLEFT 9 p-1 -\n",
+		laneLost: "HELLO 2 w 9\nDROP p-1 worker_queue_full 1\nSENT 4\nLEFT p-1 -\nLEFT p-1 -\nDROP p-1 worker_queue_full 10\nSENT 5\nLEFT p-1 -\nDROP p-1 worker_queue_full 100\n" +
+			"HELLO 2 other 9\nSENT 9\nLEFT p-1 -\n",
 	} {
 		if err := os.WriteFile(filepath.Join(l.prefix, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -181,6 +242,29 @@ func TestAWorkerThatEndsWithoutGoodbyeIsTold(t *testing.T) {
 		t.Errorf("%d workers are lost", p.ledger.workersLost.Get())
 	}
 	p.ended(t, map[place]uint64{placeSpooled: 2})
+}
+
+// TestAGoodbyeStandsThoughAConnectionIsClosedAfterIt has a connection that failed before, and whose end comes late.
+func TestAGoodbyeStandsThoughAConnectionIsClosedAfterIt(t *testing.T) {
+	p, l := laneProcess(t)
+	l.grace = time.Millisecond
+	failed, w := dialLane(t, l.prefix, "w", 0), dialLane(t, l.prefix, "w", 0)
+	w.register(1, apiOnly)
+	w.ask(batch(1, true, nil, plain(1)))
+	w.send(lane.Bye{}.Append(nil))
+	w.conn.Close()
+	connections := func() int {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return len(l.sessions)
+	}
+	await(t, "the goodbye is heard", func() bool { return connections() == 1 })
+	failed.conn.Close()
+	await(t, "both are closed", func() bool { return connections() == 0 })
+	time.Sleep(100 * time.Millisecond)
+	if n := p.ledger.workersLost.Get(); n != 0 {
+		t.Errorf("%d workers are lost", n)
+	}
 }
 
 func TestAWorkerThatComesBackIsNotLost(t *testing.T) {

@@ -597,6 +597,56 @@ func awaitLane(t *testing.T, path string) {
 	})
 }
 
+// TestOneConfigurationIsOneInstance reads a configuration as Kong's workers do after each change of any plugin: under another
+// number. The newest decides about what instances share, also where it is what there was before.
+func TestOneConfigurationIsOneInstance(t *testing.T) {
+	p, l := laneProcess(t)
+	w := dialLane(t, l.prefix, "w", 0)
+	config := func(seq int, dead string) string {
+		return fmt.Sprintf(`{"__plugin_id":"p-1","__seq__":%d,"bootstrap_servers":[{"host":"127.0.0.1","port":1}],"dead_letter_topic":%q}`, seq, dead)
+	}
+	for i := range 50 {
+		w.register(int64(i+1), config(i, "a"))
+	}
+	inForce := func() string {
+		l := p.running()[0]
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.connection.DeadLetterTopic
+	}
+	for i, dead := range []string{"b", "a", "b"} {
+		w.register(int64(100+i), config(100+i, dead))
+		if got := inForce(); got != dead {
+			t.Errorf("records that are refused go to %q, want %q", got, dead)
+		}
+	}
+	w.register(200, config(7, "a")) // a worker that was slow
+	if got := inForce(); got != "b" {
+		t.Errorf("an older configuration is in force: %q", got)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.instances) != 2 {
+		t.Errorf("%d instances, want 2", len(l.instances))
+	}
+}
+
+// TestAMessageThatDoesNotGoOnEndsItsConnection has a worker that hangs while it speaks.
+func TestAMessageThatDoesNotGoOnEndsItsConnection(t *testing.T) {
+	_, l := laneProcess(t)
+	l.limit = 50 * time.Millisecond
+	for _, cut := range []int{3, 40} {
+		w := dialLane(t, l.prefix, "w", 0)
+		w.register(1, apiOnly)
+		time.Sleep(2 * l.limit) // one that says nothing may stay
+		w.send(batch(1, false, nil, plain(1))[:cut])
+		_ = w.conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if _, err := w.conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Errorf("cut behind %d bytes: %v", cut, err)
+		}
+	}
+}
+
 func TestInstancesLiveAsLongAsConnectionsUseThem(t *testing.T) {
 	_, l := laneProcess(t)
 	one, two := dialLane(t, l.prefix, "1", 0), dialLane(t, l.prefix, "2", 0)

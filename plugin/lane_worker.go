@@ -55,11 +55,11 @@ func (l *laneServer) join(h *lane.Hello) *laneWorker {
 func (w *laneWorker) leave(bye, stopping bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.parted = bye
+	w.parted = w.parted || bye // a connection that failed before may be noticed later
 	if w.connections--; w.connections > 0 {
 		return
 	}
-	if bye || stopping {
+	if w.parted || stopping {
 		w.away = time.AfterFunc(laneMemory, w.forget)
 	} else {
 		w.away = time.AfterFunc(w.l.grace, w.lose)

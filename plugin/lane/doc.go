@@ -51,8 +51,8 @@
 // BYE says that the worker exits and has nothing left. A worker whose connection ends otherwise, and that does not come
 // back, may have lost what it had queued.
 //
-// A worker that ends with exchanges that it could not hand over writes HELLO, a LEFT <batch> <plugin> <request id> for each of
-// them, and DROP lines, into <prefix>/kafka-metering.lane.lost; lines of DROP stand behind the batch that would have told of
-// them, or before all. The process may have taken the batch that was sent last. One that ends says so for the next one: TAKEN
-// <worker> <batch>, in <prefix>/kafka-metering.lane.taken.<start>-<pid>.
+// A worker that ends with exchanges that it could not hand over appends to <prefix>/kafka-metering.lane.lost: HELLO, and DROP
+// lines for what no batch has told of; then for each batch SENT <number>, its DROP lines, and LEFT <plugin> <request id> for
+// each of its exchanges. The process may have taken the batch that was sent last. One that ends says so for the next one: TAKEN
+// <worker> <batch>, in <prefix>/kafka-metering.lane.taken.<start>-<pid>. A worker that goes on all the same takes another name.
 package lane

@@ -74,9 +74,11 @@ type Drop struct {
 	Count  int64
 }
 
-// Left is an exchange that a worker had when it exited.
+// Sent is a batch that a worker had when it exited, and may have sent: the process may have taken it.
+type Sent struct{ Batch int64 }
+
+// Left is an exchange of such a batch.
 type Left struct {
-	Batch  int64 // that it was sent in, or would have been; a batch that was sent may have been taken
 	Plugin string
 	ID     string // Kong's id of the request, or -
 }

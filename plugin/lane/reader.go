@@ -28,6 +28,12 @@ func NewReader(r io.Reader) *Reader {
 	return &Reader{r: bufio.NewReaderSize(r, 64<<10)}
 }
 
+// Await returns when a message has begun, with the errors of [Reader.Message].
+func (d *Reader) Await() error {
+	_, err := d.r.Peek(1)
+	return err
+}
+
 // Message reads the next message; of a batch what it says of itself: its exchanges must be read before the next message. The error
 // is [io.EOF] at the end between two messages, and wraps [ErrProtocol] where something else stands there.
 func (d *Reader) Message() (Message, error) {
@@ -309,7 +315,7 @@ func AppendError(b []byte, err error) []byte {
 }
 
 // ParseLost reads a line of the file in which workers leave word of what they lost when they exited: [*Hello], with the
-// worker's name, and what follows it, [*Drop] and [*Left]; or of that in which a process does, [*Taken].
+// worker's name, and what follows it, [*Drop], [*Sent] and [*Left]; or of that in which a process does, [*Taken].
 func ParseLost(line string) (Message, error) {
 	d := NewReader(strings.NewReader(line + "\n"))
 	word, _, _ := strings.Cut(line, " ")
@@ -319,13 +325,21 @@ func ParseLost(line string) (Message, error) {
 	case "DROP":
 		drop, err := d.drop()
 		return &drop, err
+	case "SENT":
+		words, err := d.line()
+		if err != nil {
+			return nil, unexpected(err)
+		}
+		p := fields{words: words[1:]}
+		sent := &Sent{Batch: p.number(maxNumber)}
+		return sent, p.end(words)
 	case "LEFT":
 		words, err := d.line()
 		if err != nil {
 			return nil, unexpected(err)
 		}
 		p := fields{words: words[1:]}
-		left := &Left{Batch: p.number(maxNumber), Plugin: p.name(maxReason), ID: p.name(maxReason)}
+		left := &Left{Plugin: p.name(maxReason), ID: p.name(maxReason)}
 		return left, p.end(words)
 	case "TAKEN":
 		words, err := d.line()

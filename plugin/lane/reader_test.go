@@ -231,7 +231,8 @@ func TestWordOfWhatWasLostIsRead(t *testing.T) {
 	for line, want := range map[string]lane.Message{
 		"HELLO 2 812.5 77":      &lane.Hello{Worker: "812.5", Counted: 77},
 		"DROP - worker_exit 12": &lane.Drop{Plugin: "-", Reason: "worker_exit", Count: 12},
-		"LEFT 7 p-1 0af3":       &lane.Left{Batch: 7, Plugin: "p-1", ID: "0af3"},
+		"SENT 7":                &lane.Sent{Batch: 7},
+		"LEFT p-1 0af3":         &lane.Left{Plugin: "p-1", ID: "0af3"},
 		"TAKEN 812.5 7":         &lane.Taken{Worker: "812.5", Batch: 7},
 	} {
 		got, err := lane.ParseLost(line)
@@ -239,7 +240,7 @@ func TestWordOfWhatWasLostIsRead(t *testing.T) {
 			t.Errorf("%s: %v (-want +got):\n%s", line, err, diff)
 		}
 	}
-	for _, line := range []string{"", "BYE", "DROP", "DROP - x", "LEFT", "LEFT 1 p-1", "LEFT x p-1 0af3", "LEFT 1 p-1 a b", "TAKEN", "TAKEN w", "TAKEN w x", "nonsense"} {
+	for _, line := range []string{"", "BYE", "DROP", "DROP - x", "SENT", "SENT x", "SENT 1 2", "LEFT", "LEFT p-1", "LEFT p-1 a b", "TAKEN", "TAKEN w", "TAKEN w x", "nonsense"} {
 		if _, err := lane.ParseLost(line); err == nil {
 			t.Errorf("%q passes", line)
 		}

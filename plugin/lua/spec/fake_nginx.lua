@@ -99,9 +99,10 @@ function M.new()
   local function socket()
     local s = { incoming = {} }
     function s:settimeouts() end
-    function s:connect(path)
+    function s:connect(path, options)
       assert(path == "unix:/kong/kafka-metering.lane.socket")
-      if w.pooled then
+      self.pool = options.pool
+      if w.pooled and w.pool == self.pool then
         self.reused, self.process, w.pooled = 1, w.pooled, nil
         return 1
       elseif w.process.away then
@@ -135,7 +136,7 @@ function M.new()
     end
     function s:setkeepalive(_, size)
       assert(size == 1)
-      w.pooled = self.process
+      w.pooled, w.pool = self.process, self.pool
       return 1
     end
     function s:close() return 1 end

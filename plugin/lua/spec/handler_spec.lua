@@ -36,25 +36,14 @@ describe("the lane", function()
     end
   end
 
-  it("sends what there is after a tenth of a second", function()
+  it("sends what there is twenty times a second", function()
     exchanges(7)
-    w.run(0.09)
+    w.run(0.04)
     assert.equal(0, #w.process.batches)
     w.run(0.02)
     assert.equal(1, #w.process.batches)
     assert.equal(7, #w.process.batches[1].exchanges)
     assert.equal("HELLO 2 812.1795428217000 0\n", w.process.hellos[1])
-  end)
-
-  it("sends a hundred at once, and no small batch soon after", function()
-    exchanges(100)
-    w.run(0)
-    assert.equal(100, #w.process.batches[1].exchanges)
-    exchanges(10)
-    w.run(0.05)
-    assert.equal(1, #w.process.batches)
-    w.run(0.06)
-    assert.equal(10, #w.process.batches[2].exchanges)
   end)
 
   it("numbers exchanges from one on", function()
@@ -181,7 +170,7 @@ describe("the lane", function()
     assert.equal(100, sent + dropped)
   end)
 
-  it("takes what came while a batch was under way as one batch", function()
+  it("leaves what comes while a batch is under way to the next one", function()
     local busy = true
     w.during_receive = function()
       if busy and #w.process.batches == 1 then
@@ -190,33 +179,45 @@ describe("the lane", function()
       end
     end
     exchanges(100)
-    w.run(0)
+    w.run(0.05)
     assert.equal(1, #w.process.batches)
-    w.run(0.1)
+    w.run(0.05)
     assert.equal(2, #w.process.batches)
     assert.equal(950, #w.process.batches[2].exchanges)
   end)
 
-  it("sends larger batches under load, fifty milliseconds apart", function()
-    for _ = 1, 5 do
-      for _ = 1, 3 do
-        exchanges(100)
-        w.run(0.01)
-      end
-      w.run(0.03)
-    end
-    w.run(0.2)
-    assert.equal(1500, (total(w.process.batches)))
-    assert.is_true(#w.process.batches <= 7, #w.process.batches .. " batches of fifteen hundred in 300 ms")
+  it("sends full batches one after the other", function()
+    exchanges(4600)
+    w.run(0.05)
+    assert.equal(4000, (total(w.process.batches)))
+    w.run(0.05)
+    assert.equal(4600, (total(w.process.batches)))
+    assert.equal(3, #w.process.batches)
   end)
 
-  it("does not pause while there is more than one batch", function()
-    exchanges(100)
-    w.run(0)
-    exchanges(4500)
-    w.run(0)
-    assert.equal(4100, (total(w.process.batches)))
-    assert.equal(3, #w.process.batches)
+  it("forgets old configurations with their connection", function()
+    for i = 1, 250 do -- Kong reads its configuration anew after each change of any plugin
+      conf = CONF()
+      exchanges(1)
+      w.run(0.05)
+      assert.equal(i, (total(w.process.batches)))
+    end
+    assert.equal(3, #w.process.hellos)
+    assert.equal(250, #w.process.configs)
+  end)
+
+  it("learns of a secret that Kong has renewed in its place", function()
+    conf.authentication = { password = "old" }
+    exchanges(1)
+    w.run(30)
+    conf.authentication.password = "new"
+    exchanges(1)
+    w.run(31)
+    exchanges(1)
+    w.run(1)
+    assert.equal(2, #w.process.configs)
+    assert.matches("new", w.process.configs[2])
+    assert.equal(3, (total(w.process.batches)))
   end)
 
   it("counts what the process refuses, and goes on", function()
@@ -229,6 +230,19 @@ describe("the lane", function()
     local last = w.process.batches[#w.process.batches]
     assert.same({ ["p-1 worker_refused"] = 4 }, last.drops)
     assert.equal(5, last.exchanges[1].number)
+  end)
+
+  it("tells of drops again with which a batch is refused", function()
+    w.serialize_fails = true
+    exchanges(1)
+    w.serialize_fails = false
+    exchanges(1)
+    w.process.answer = "ERR lane protocol: no"
+    w.run(0.06)
+    w.process.answer = nil
+    exchanges(1)
+    w.run(5)
+    assert.same({ ["p-1 worker_refused"] = 1, ["p-1 worker_error"] = 1 }, w.process.batches[#w.process.batches].drops)
   end)
 
   it("goes on when the clock is set back", function()
@@ -272,7 +286,7 @@ describe("the lane", function()
     io.open = function(name, mode) -- luacheck: ignore 122
       assert(mode == "a")
       path = name
-      return { setvbuf = function() end, write = function(_, t) text = text .. t end, close = function() end }
+      return { setvbuf = function() end, write = function(_, t) text = text .. t end, close = function() return true end }
     end
     exchanges(2)
     w.run(0.2)
@@ -283,7 +297,7 @@ describe("the lane", function()
     io.open = open -- luacheck: ignore 122
     assert.equal("/kong/kafka-metering.lane.lost", path)
     assert.matches("^HELLO 2 812%.1795428217000 20007\n", text)
-    local _, left = text:gsub("LEFT %d+ p%-1 %-\n", "")
+    local _, left = text:gsub("LEFT p%-1 %-\n", "")
     assert.equal(20000, left)
     assert.matches("DROP p%-1 worker_queue_full 5\n", text)
     assert.is_true(w.slept < 4)
@@ -293,7 +307,7 @@ describe("the lane", function()
     local text = ""
     local open = io.open
     io.open = function() -- luacheck: ignore 122
-      return { setvbuf = function() end, write = function(_, t) text = text .. t end, close = function() end }
+      return { setvbuf = function() end, write = function(_, t) text = text .. t end, close = function() return true end }
     end
     exchanges(1)
     w.run(0.2)
@@ -304,14 +318,14 @@ describe("the lane", function()
     w.exchange(handler, conf, { ctx = { request_id = "0af3" } })
     w.exit()
     io.open = open -- luacheck: ignore 122
-    assert.equal("HELLO 2 812.1795428217000 4\nLEFT 2 p-1 0af1\nLEFT 2 p-1 -\nLEFT 3 p-1 0af3\n", text)
+    assert.equal("HELLO 2 812.1795428217000 4\nSENT 2\nLEFT p-1 0af1\nLEFT p-1 -\nSENT 3\nLEFT p-1 0af3\n", text)
   end)
 
   it("leaves word when Kong is stopped, which ends workers as they are", function()
     local text, stopped = "", 0
     local open = io.open
     io.open = function() -- luacheck: ignore 122
-      return { setvbuf = function() end, write = function(_, t) text = text .. t end, close = function() end }
+      return { setvbuf = function() end, write = function(_, t) text = text .. t end, close = function() return true end }
     end
     w.Kong = { exit_worker = function() stopped = stopped + 1 end }
     handler = w.load()
@@ -323,7 +337,32 @@ describe("the lane", function()
     w.Kong.exit_worker()
     io.open = open -- luacheck: ignore 122
     assert.equal(2, stopped)
-    assert.equal("HELLO 2 812.1795428217200 3\nLEFT 2 p-1 -\nLEFT 2 p-1 -\n", text:gsub("812%.%d+", "812.1795428217200"), nil)
+    assert.equal("HELLO 2 812.1795428217200 3\nSENT 2\nLEFT p-1 -\nLEFT p-1 -\n", text:gsub("812%.%d+", "812.1795428217200"), nil)
+  end)
+
+  it("says which batch had drops alone, and goes on as another worker", function()
+    local text = ""
+    local open = io.open
+    io.open = function() -- luacheck: ignore 122
+      local function close() return nil, "disk full" end
+      return { setvbuf = function() end, write = function(_, t) text = text .. t end, close = close }
+    end
+    exchanges(1)
+    w.run(0.2)
+    w.process.mute, w.serialize_fails = true, true
+    exchanges(1)
+    w.run(0.2)
+    w.exit()
+    io.open = open -- luacheck: ignore 122
+    assert.equal("HELLO 2 812.1795428217000 2\nSENT 2\nDROP p-1 worker_error 1\n", text)
+    assert.matches("without word: disk full", w.lines[#w.lines])
+    w.process.mute, w.serialize_fails = false, false
+    exchanges(1) -- a stream that was open yet
+    w.run(0)
+    local batch = w.process.batches[#w.process.batches]
+    assert.equal(1, batch.number)
+    assert.equal(1, batch.exchanges[1].number)
+    assert.not_equal(w.process.hellos[1], w.process.hellos[#w.process.hellos])
   end)
 
   it("tries again while the worker exits", function()
@@ -403,8 +442,8 @@ describe("the tap", function()
     assert.equal("b", seen({ cut = true, var = { request_completion = "" } }).flags)
     assert.equal("db", seen({ cut = true }).flags)
     assert.equal("", seen({ status = 499, source = "error", chunks = {}, var = { request_completion = "" } }).flags)
-    local silent = post { cut = true, service = { read_timeout = 60000 } }
-    w.request, w.ngx.ctx = silent, {}
+    local silent = post { cut = true }
+    w.request, w.ngx.ctx = silent, { balancer_data = { read_timeout = 60000 } }
     silent.var = { request_completion = "OK" }
     handler:header_filter(conf)
     w.time = w.time + 60
@@ -610,6 +649,30 @@ describe("the log", function()
     assert.equal(2, #w.process.configs)
     assert.matches('^CONFIG 1 %d+ %d+\n{.*}{"body":"none","log":%[%["service","name"%]', w.process.configs[1])
     assert.matches("^CONFIG 2 %d+ 0\n{", w.process.configs[2])
+  end)
+
+  it("is Kong's own where of a POST the process needs what only Kong can tell", function()
+    w.process.needs = '{"body":"llm","log":' .. fake.paths { { "request", "id" } }
+      .. ',"calls":' .. fake.paths { { "request", "id" }, { "request", "url" } } .. "}"
+    w.log.extra = "much"
+    local all = logs(2, function()
+      local posted = request()
+      posted.method = "POST"
+      return posted
+    end)
+    assert.equal("much", all[2].extra)
+  end)
+
+  it("is what is needed of it where the whole of it, with what AI plugins have added, is too long", function()
+    w.process.needs = '{"body":"llm","log":' .. fake.paths { { "request", "id" }, { "ai", "proxy", "usage" } } .. "}"
+    logs(2, request)
+    w.log.ai = { proxy = { usage = { total_tokens = 33 }, payload = ("x"):rep(5 * 2^20) } }
+    local all = logs(1, function()
+      local added = request()
+      added.ctx = { serialize_values = { { key = "ai.proxy.usage" }, { key = "ai.proxy.payload" } } }
+      return added
+    end)
+    assert.same({ request = { id = "r" }, ai = { proxy = {} } }, all[3])
   end)
 
   it("breaks nothing when Kong's log breaks", function()

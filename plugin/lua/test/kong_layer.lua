@@ -144,7 +144,7 @@ function M.access(with_plugin)
   ctx.KONG_PROCESSING_START = ngx.req.start_time() * 1000
   ctx.workspace = "0dc6f45b-8f8d-40d2-a504-473544ee190b"
   ctx.route, ctx.service = route, ngx.var.uri:find("^/slow") and services.slow or services.llm
-  ctx.balancer_data = { tries = {} }
+  ctx.balancer_data = { tries = {}, read_timeout = ctx.service.read_timeout }
   local key = ngx.req.get_headers()["apikey"]
   if key then
     ctx.authenticated_consumer = { id = "c-" .. key, username = key, custom_id = "cust-" .. key }

@@ -22,12 +22,13 @@ local find, sub, floor, max, abs = string.find, string.sub, math.floor, math.max
 local timer_at, timer_every = _G.native_timer_at or ngx.timer.at, _G.native_timer_every or ngx.timer.every
 
 local MAX_ENTRIES, MAX_BYTES = 20000, 64 * 2^20    -- of the queue: ten seconds of 2,000 exchanges without bodies
-local BATCH_ENTRIES, BATCH_DELAY = 100, 0.1        -- a batch is sent when there are so many, or after so many seconds, and
-local BATCH_PAUSE = 0.05                           -- so long after the last one, because a large one costs both sides less;
-local BATCH_MOST_ENTRIES, BATCH_MOST_BYTES = 2000, 4 * 2^20       -- it takes all there is, up to here
-local RETRY_TICKS = 10                             -- of BATCH_DELAY, between attempts to reach a process that is away
+local BATCH_DELAY = 0.05                           -- seconds between batches, because a large one costs both sides less; one
+local BATCH_ENTRIES, BATCH_BYTES = 2000, 4 * 2^20  -- takes all there is, up to here
+local RETRY_TICKS = 20                             -- of BATCH_DELAY, between attempts to reach a process that is away
 local EXIT_PATIENCE, EXIT_DELAY = 3, 0.2           -- seconds that a worker which exits tries, and waits between attempts
 local CONNECT_TIMEOUT, SEND_TIMEOUT, DISK_TIMEOUT = 1000, 2000, 5000         -- ms; the last until a batch is on disk
+local RENEWAL = 60                                 -- seconds until it is looked whether Kong has renewed a secret
+local MAX_REGISTRATIONS = 100                      -- new ones, until a new connection makes the process forget old ones
 local MAX_LOG, MAX_REQUEST, MAX_ENSURED = 4 * 2^20, 64 * 2^10, 2^20          -- bytes: log, request bodies that are read
 
 -- PRIORITY. Filters run from high to low. Ours is above ai-proxy (770), response-transformer (800), jq (811) and whatever
@@ -49,11 +50,14 @@ end
 local registrations, registered = setmetatable({}, { __mode = "k" }), 0      -- by configuration; the last one's number
 
 local function registration(conf)
-  local r = registrations[conf]
+  local r, now = registrations[conf], ngx.now()
+  if r and abs(now - r.at) > RENEWAL then
+    r.at, r.outdated = now, r.outdated or encode(conf) ~= r.json
+  end
   if not r or r.outdated then
     registered = registered + 1
     r = { id = registered, json = assert(encode(conf)), lists = "", plugin = conf.__plugin_id or "-", body = "llm",
-          half = floor((conf.max_body_bytes or 2^20) / 2), exchanges = 0 }
+          half = floor((conf.max_body_bytes or 2^20) / 2), exchanges = 0, at = now }
     registrations[conf] = r
   end
   return r
@@ -76,13 +80,12 @@ local function watch(conf)
   local r = registration(conf)
   local seen = { last = ngx.now(), pause = 0, posted = r.body ~= "none" and method == "POST" }
   ctx.kafka_metering = seen
-  if r.body == "any" or seen.posted and status < 300 then
-    local kind, encoding = ngx.header["Content-Type"] or "", ngx.header["Content-Encoding"] or ""
-    if #kind < 256 and #encoding < 256 and type(encoding) == "string" and readable(kind:lower()) then
-      seen.tapped, seen.kind, seen.encoding, seen.bytes, seen.half = true, kind, encoding, 0, r.half
-      seen.head, seen.head_bytes = {}, 0 -- a list of pieces of the body
-      seen.tail, seen.tail_bytes, seen.from, seen.to = {}, 0, 1, 0 -- a window on those that come after them
-    end
+  local kind, encoding = ngx.header["Content-Type"] or "", ngx.header["Content-Encoding"] or ""
+  if (r.body == "any" or seen.posted and status < 300) and #kind < 256 and #encoding < 256 and type(encoding) == "string"
+    and readable(kind:lower()) then
+    seen.tapped, seen.kind, seen.encoding, seen.bytes, seen.half = true, kind, encoding, 0, r.half
+    seen.head, seen.head_bytes = {}, 0 -- a list of pieces of the body
+    seen.tail, seen.tail_bytes, seen.from, seen.to = {}, 0, 1, 0 -- a window on those that come after them
   end
 end
 
@@ -140,10 +143,8 @@ local fields = {
   upstream_status = function(ctx) return var.upstream_status or ctx.buffered_status or "" end,
   upstream_uri = function(ctx)
     local uri, asked = var.upstream_uri or "", ctx.request_uri or var.request_uri or ""
-    if uri == "" or find(uri, "?", 1, true) then
-      return uri
-    end
-    return sub(asked, -1) == "?" and uri .. "?" or var.is_args == "?" and uri .. "?" .. (var.args or "") or uri
+    local bare = uri ~= "" and not find(uri, "?", 1, true)
+    return uri .. (bare and (sub(asked, -1) == "?" and "?" or var.is_args == "?" and "?" .. (var.args or "")) or "")
   end,
   tries = function(ctx) return ctx.balancer_data and ctx.balancer_data.tries end,
   client_ip = function() return var.remote_addr end,
@@ -152,16 +153,10 @@ local fields = {
   workspace = function(ctx) return ctx.workspace end,
 }
 
--- variables has nginx's variable of a request header.
-local variables = setmetatable({}, { __index = function(all, name)
-  all[name] = "http_" .. name:gsub("-", "_")
-  return all[name]
-end })
-
 -- objects has the same for any member of an object.
 local objects = {
-  ["request.headers"] = function(_, name)
-    local value = var[variables[name]] and rawget(kong.request.get_headers(), name) -- the variable tells quickly
+  ["request.headers"] = function(_, name, variable)
+    local value = var[variable] and rawget(kong.request.get_headers(), name) -- nginx's variable tells quickly
     return value and (name == "authorization" or name == "proxy-authorization") and "REDACTED" or value
   end,
   ["request.querystring"] = function(ctx, name)
@@ -173,9 +168,6 @@ local objects = {
   consumer = function(ctx, name) return (ctx.authenticated_consumer or NONE)[name] end,
 }
 
--- absent is for what AI plugins log (ai): it is there only where log_of sends Kong's own log anyway.
-local function absent() end
-
 -- A record is what the process is told of an exchange: a list of these, and behind them members of Kong's log.
 local CONFIG, NUMBER, FLAGS, FIRST_BYTE, DELIVERED, REQUEST = 1, 2, 3, 4, 5, 6
 local TYPE, ENCODING, HEAD, SKIPPED, TAIL, LOG = 7, 8, 9, 10, 11, 12
@@ -184,29 +176,28 @@ local whole = new_list(LOG, 0) -- the record with all of Kong's log
 -- plan prepares a record with the members that the process needs. It returns nil where one of them is none of ours: then the
 -- whole log is sent. list tells the process which members they are.
 local function plan(paths, list)
-  local members = { record = new_list(LOG + #paths, 0), list = list }
+  local members = { record = new_list(LOG + #paths, 0), roots = {} }
+  members.record[LOG] = list
   for i, path in ipairs(paths) do
-    local get = fields[concat(path, ".")] or objects[concat(path, ".", 1, #path - 1)]
-    if not get and path[1] ~= "ai" then
+    local get, name = fields[concat(path, ".")] or objects[concat(path, ".", 1, #path - 1)], path[#path]
+    if path[1] == "ai" then
+      get = function() end -- of AI plugins: there only where log_of sends Kong's own log
+    elseif not get then
       return nil
     end
-    members[i] = { path = path, get = get or absent, name = path[#path] }
+    members[i], members.roots[path[1]] = { path = path, get = get, name = name, variable = "http_" .. name:gsub("-", "_") }, true
   end
   return members
 end
 
--- plain reports whether no plugin has put something into the log where we look, as AI plugins do
+-- touched reports whether a plugin has put something into the log where we look, as AI plugins do
 -- (kong.log.set_serialize_value).
-local function plain(members, added)
-  for _, value in ipairs(added) do
-    local root = value.key:match("^[^.]*")
-    for _, member in ipairs(members) do
-      if member.path[1] == root then
-        return false
-      end
+local function touched(members, values)
+  for _, value in ipairs(values or NONE) do
+    if members.roots[value.key:match("^[^.]*")] then
+      return true
     end
   end
-  return true
 end
 
 -- differs returns a member of a record that is not what Kong logs.
@@ -227,58 +218,57 @@ end
 -- Kong's: where they differ (another version of Kong) its own log is sent from then on.
 local function log_of(r, ctx)
   local call = method_of(ctx) == "POST" or ngx.status == 101 -- an LLM's, perhaps, or a session with one
-  local members, added, log = call and r.call or r.request, ctx.serialize_values, nil
-  if members and not (added and not plain(members, added)) then
-    local record = members.record
-    record[LOG] = members.list
+  local members, record = r[call and "calls" or "log"], nil
+  if members then
+    record = members.record
     for i = 1, #members do
       local member = members[i]
-      record[LOG + i] = member.get(ctx, member.name)
+      record[LOG + i] = member.get(ctx, member.name, member.variable)
     end
-    r.exchanges = r.exchanges + 1
-    if bit.band(r.exchanges, r.exchanges - 1) ~= 0 then
-      return record
+    if not touched(members, ctx.serialize_values) then
+      r.exchanges = r.exchanges + 1
+      local other = bit.band(r.exchanges, r.exchanges - 1) == 0 and differs(members, kong.log.serialize())
+      if not other then
+        return record
+      end
+      warn("this Kong logs ", other, " differently; its whole log is sent, which is slower")
+      r.log, r.calls = nil, nil
     end
-    log = kong.log.serialize()
-    local other = differs(members, log)
-    if not other then
-      return record
-    end
-    warn("this Kong logs ", other, " differently; its whole log is sent, which is slower")
-    r.request, r.call = nil, nil
   end
-  local text, err = encode(log or kong.log.serialize())
-  if not text or #text > MAX_LOG then
-    return nil, err or "its log is too long"
+  local text, err = encode(kong.log.serialize())
+  if text and #text <= MAX_LOG then
+    whole[LOG] = text
+    return whole
   end
-  whole[LOG] = text
-  return whole
+  return record, err or "its log is too long" -- without what plugins have added, if there is a record
 end
 
 -- The lane
 
-local worker                    -- this worker's name
-local number = 0                -- of the last exchange
-local counted = 0               -- exchanges that the process has acknowledged, or whose loss it has been told of
-local batches, first, last = {}, 1, 0                             -- first to last, which takes exchanges until it is sent
-local entries, bytes = 0, 0     -- exchanges in the batches, and what they take
+local worker, number, counted   -- this worker's name; its last exchange; how many the process has, or has been told are lost
+local batches, first, last      -- first to last, which takes exchanges until it is sent
+local entries, bytes            -- exchanges in the batches, and what they take
 local scratch = buffer.new()
 local dropped = {}              -- "<plugin> <reason>" -> count, not told yet
-local connections = 0           -- registrations belong to a connection
-local called, flushing, failed, wait, flushed = false, false, false, 0, 0     -- of flush
+local connections, known = 0, 0 -- registrations belong to a connection; how many there were when the last one began
+local flushing, failed, wait = false, false, 0     -- of flush
 
-local function drop(plugin, reason)
-  local key = plugin .. " " .. reason
-  dropped[key] = (dropped[key] or 0) + 1
+-- begin gives the worker a name and an empty queue. Having left word of a queue it goes on as another.
+local function begin()
+  worker = ngx.worker.pid() .. "." .. floor(ngx.now() * 1000)
+  number, counted, batches, first, last, entries, bytes = 0, 0, {}, 1, 0, 0, 0
 end
 
--- drop_lines returns the lines that tell of drops, and how many exchanges they are: nobody else will tell of them.
-local function drop_lines()
+local function drop(what, count)
+  dropped[what] = (dropped[what] or 0) + (count or 1)
+end
+
+-- lines_of returns the lines that tell of drops, and how many exchanges they are: nobody else will tell of them.
+local function lines_of(drops)
   local lines, count = {}, 0
-  for key, n in pairs(dropped) do
-    lines[#lines + 1], count = "DROP " .. key .. " " .. n .. "\n", count + n
+  for what, n in pairs(drops) do
+    lines[#lines + 1], count = "DROP " .. what .. " " .. n .. "\n", count + n
   end
-  dropped = {}
   return lines, count
 end
 
@@ -290,12 +280,21 @@ local function ask(socket, message)
   return assert(socket:receive("*l"))
 end
 
-local function connect()
+local function open()
   local socket = ngx.socket.tcp()
   socket:settimeouts(CONNECT_TIMEOUT, SEND_TIMEOUT, DISK_TIMEOUT)
-  assert(socket:connect("unix:" .. kong.configuration.prefix .. "/kafka-metering.lane.socket"))
-  if socket:getreusedtimes() == 0 then
-    connections = connections + 1
+  assert(socket:connect("unix:" .. kong.configuration.prefix .. "/kafka-metering.lane.socket", { pool = worker }))
+  return socket, socket:getreusedtimes() > 0
+end
+
+local function connect()
+  local socket, reused = open()
+  if reused and registered - known >= MAX_REGISTRATIONS then
+    socket:close()
+    socket, reused = open()
+  end
+  if not reused then
+    connections, known = connections + 1, registered
     local answer = ask(socket, "HELLO 2 " .. worker .. " " .. counted .. "\n")
     assert(answer == "OK 2", answer)
   end
@@ -313,7 +312,7 @@ local function register(socket, r)
     if needs.problems then
       kong.log.err(needs.problems)
     end
-    r.request, r.call = needs.log and plan(needs.log, 1), needs.calls and plan(needs.calls, 2)
+    r.log, r.calls = needs.log and plan(needs.log, 1), needs.calls and plan(needs.calls, 2)
     r.lists, r.body = text, needs.body
   end
   r.connection, r.outdated = connections, text ~= r.lists
@@ -322,8 +321,8 @@ end
 -- opened returns the batch that takes exchanges.
 local function opened()
   local batch = batches[last]
-  if not batch or batch.again or batch.entries >= BATCH_MOST_ENTRIES or #batch.data >= BATCH_MOST_BYTES then
-    batch = { data = buffer.new(), entries = 0, registrations = {}, ids = {}, lines = {}, drops = 0 }
+  if not batch or batch.drops or batch.entries >= BATCH_ENTRIES or #batch.data >= BATCH_BYTES then
+    batch = { data = buffer.new(), entries = 0, registrations = {}, ids = {}, again = 0 }
     last = last + 1
     batches[last] = batch
   end
@@ -334,48 +333,49 @@ end
 -- same number: the process knows whether it has had it.
 local function deliver(socket)
   local batch = batches[first] or opened()
-  if not batch.again then -- from here on it takes no more
-    batch.again, batch.lines, batch.drops = 0, drop_lines()
+  if not batch.drops then -- from here on it takes no more
+    batch.drops, dropped = dropped, {}
   end
   for i = 1, batch.entries do
     if batch.registrations[i].connection ~= connections then
       register(socket, batch.registrations[i])
     end
   end
-  local size = #batch.data
-  local line = concat({ "BATCH", first, batch.again, #batch.lines, batch.entries, size }, " ") .. "\n"
+  local lines, count = lines_of(batch.drops)
+  local line = concat({ "BATCH", first, batch.again, #lines, batch.entries, #batch.data }, " ") .. "\n"
   batch.again = 1
-  local answer = ask(socket, { line, batch.lines, batch.data:tostring() })
+  local answer = ask(socket, { line, lines, batch.data:tostring() })
   local taken = answer == "OK " .. first
   assert(taken or find(answer, "^ERR "), answer)
-  for i = 1, taken and 0 or batch.entries do -- the process never will: they count with the next batch's drops
-    drop(batch.registrations[i].plugin, "worker_refused")
-  end
-  counted = counted + batch.drops + (taken and batch.entries or 0)
-  entries, bytes = entries - batch.entries, bytes - size
+  entries, bytes = entries - batch.entries, bytes - #batch.data
   batches[first], first = nil, first + 1
-  assert(taken, answer)
+  if taken then
+    counted = counted + batch.entries + count
+    return
+  end
+  for i = 1, batch.entries do -- the process never will: they count with the next batch's drops, as do this one's
+    drop(batch.registrations[i].plugin .. " worker_refused")
+  end
+  for what, n in pairs(batch.drops) do
+    drop(what, n)
+  end
+  error(answer)
 end
 
 local function idle()
   return first > last and not next(dropped)
 end
 
--- drain sends batches until the queue is all but empty. A worker that exits says goodbye: nothing is missing.
+-- drain sends what there is, but for the batch that is filling, if that is not the only one. A worker that exits sends all,
+-- and says goodbye: nothing is missing.
 local function drain()
   local exiting = ngx.worker.exiting()
   if idle() and not (exiting and connections > 0) then
     return
   end
   local socket = connect()
-  for _ = 1, 100 do -- and then another timer goes on: one that never ends never gives its memory back
-    if idle() then
-      break
-    end
+  for _ = first, idle() and 0 or max(first, exiting and last or last - 1) do
     deliver(socket)
-    if first == last and not exiting then -- the batch that is filling
-      break
-    end
   end
   if not exiting then
     return socket:setkeepalive(0, 1)
@@ -387,23 +387,27 @@ end
 -- leave_word tells of what a worker that ends has not handed over, in a file that the process reads: which exchanges too,
 -- because the process may have had the batch that was sent last.
 local function leave_word()
-  local lines = { "HELLO 2 " .. worker .. " " .. number .. "\n", concat((drop_lines())) }
+  if idle() then
+    return
+  end
+  local lines = { "HELLO 2 " .. worker .. " " .. number .. "\n", concat((lines_of(dropped))) }
   for n = first, last do
     local batch = batches[n]
+    lines[#lines + 1] = "SENT " .. n .. "\n" .. concat((lines_of(batch.drops or NONE)))
     for i = 1, batch.entries do
       local id = find(batch.ids[i], "^%x+$") and batch.ids[i] or "-"
-      lines[#lines + 1] = "LEFT " .. n .. " " .. batch.registrations[i].plugin .. " " .. id .. "\n"
+      lines[#lines + 1] = "LEFT " .. batch.registrations[i].plugin .. " " .. id .. "\n"
     end
-    lines[#lines + 1] = concat(batch.lines)
   end
   local text, file, err = concat(lines), io.open(kong.configuration.prefix .. "/kafka-metering.lane.lost", "a")
   if file then
-    file:setvbuf("full", #text + 1) -- one write: other workers end at the same time
+    file:setvbuf("full", #text + 1) -- one write, on close: other workers end at the same time
     file:write(text)
-    file:close()
+    file, err = file:close()
   end
-  kong.log.err("kafka-metering: the worker ends, and exchanges are lost with it: ", entries, err and ". No word: " .. err or "")
-  batches, first, entries, bytes, counted = {}, last + 1, 0, 0, number
+  kong.log.err("kafka-metering: the worker ends, exchanges are lost: ", entries, file and "" or ", without word: ", err or "")
+  dropped = {}
+  begin()
 end
 
 -- leave hands over what there is before the worker's end.
@@ -419,9 +423,8 @@ local function leave()
   leave_word()
 end
 
--- flush runs ten times a second, and when there is enough for a batch. When a worker exits OpenResty runs all timers at once.
+-- flush runs twenty times a second. When a worker exits OpenResty runs all timers at once.
 local function flush()
-  called = false
   if flushing then
     return
   end
@@ -439,54 +442,42 @@ local function flush()
   if ngx.worker.exiting() then
     leave()
   end
-  flushing, flushed = false, ngx.now()
-end
-
-local function due()
-  return wait == 0 and (first < last or abs(ngx.now() - flushed) >= BATCH_PAUSE)
+  flushing = false
 end
 
 -- describe puts into a record what the front has seen of the exchange.
 local function describe(record, ctx)
-  local seen, flags, first_byte = ctx.kafka_metering, var.request_completion == "OK" and "d" or "", -1
-  local request, kind, encoding, head, skipped, tail
-  if seen then
+  local seen, flags, head, tail = ctx.kafka_metering or NONE, var.request_completion == "OK" and "d" or "", nil, nil
+  if seen.last then
     -- A plugin behind us that puts a body of its own in the place of the upstream's ends it at the first piece (ai-proxy,
     -- kong.response.set_raw_body): we are not called again, but Kong notes the end; if there was none, when it begins to log.
-    local ended = ctx.KONG_BODY_FILTER_ENDED_AT_NS
-    ended = seen.eof or ended and ended ~= ctx.KONG_LOG_START_NS
-    flags = flags .. (ended and "be" or "b")
-    if not ended then
-      local patience = tonumber((kong.router.get_service() or NONE).read_timeout) or math.huge
-      local stalled = max(seen.pause, ngx.now() - seen.last) * 1000 >= 0.98 * patience -- ngx.now is not exact
-      flags = stalled and flags .. "s" or flags
-    end
-    first_byte = seen.began and max(0, floor((seen.began - ngx.req.start_time()) * 1000 + 0.5)) or -1
-    if seen.tapped then
-      flags, kind, encoding, head = flags .. "t", seen.kind, seen.encoding, concat(seen.head)
-      tail = concat(seen.tail, "", seen.from, seen.to)
-      skipped = seen.bytes - #head - #tail
-    end
-    if seen.posted then
-      request = ngx.req.get_body_data() or "" -- nil unless it has been read, and is not in a file
-      request = #request <= MAX_REQUEST and request or nil
-    end
+    local noted = ctx.KONG_BODY_FILTER_ENDED_AT_NS
+    local silence, patience = max(seen.pause, ngx.now() - seen.last), (ctx.balancer_data or NONE).read_timeout or math.huge
+    local ended, stalled = seen.eof or noted and noted ~= ctx.KONG_LOG_START_NS, silence * 1000 >= 0.98 * patience
+    flags = flags .. (ended and "be" or stalled and "bs" or "b") -- ngx.now is not exact
   end
-  record[FLAGS], record[FIRST_BYTE], record[DELIVERED] = flags, first_byte, tonumber(var.body_bytes_sent)
-  record[REQUEST], record[TYPE], record[ENCODING] = request, kind, encoding
-  record[HEAD], record[SKIPPED], record[TAIL] = head, skipped, tail
+  if seen.tapped then
+    flags, head, tail = flags .. "t", concat(seen.head), concat(seen.tail, "", seen.from, seen.to)
+  end
+  local small = seen.posted and (tonumber(var.request_length) or 0) <= 2 * MAX_REQUEST
+  local request = small and ngx.req.get_body_data() -- nil unless it has been read, and is not in a file
+  record[FLAGS], record[DELIVERED] = flags, tonumber(var.body_bytes_sent)
+  record[FIRST_BYTE] = seen.began and max(0, floor((seen.began - ngx.req.start_time()) * 1000 + 0.5)) or -1
+  record[REQUEST] = request and #request <= MAX_REQUEST and request or nil
+  record[TYPE], record[ENCODING] = seen.kind, seen.encoding
+  record[HEAD], record[SKIPPED], record[TAIL] = head, head and seen.bytes - #head - #tail, tail
 end
 
 -- enqueue puts the exchange into the batch that is open.
 local function enqueue(conf, ctx)
   local r = registration(conf)
   if entries >= MAX_ENTRIES or bytes >= MAX_BYTES then
-    return drop(r.plugin, "worker_queue_full")
+    return drop(r.plugin .. " worker_queue_full")
   end
   local record, err = log_of(r, ctx)
   if not record then
     warn("an exchange cannot be handed over: ", err)
-    return drop(r.plugin, "worker_log")
+    return drop(r.plugin .. " worker_log")
   end
   record[CONFIG], record[NUMBER] = r.id, number
   describe(record, ctx)
@@ -521,7 +512,10 @@ local function with_usage(body)
   return type(added) == "table" and added.include_usage and edited or nil
 end
 
-local function ensure_usage()
+local function ensure_usage(conf)
+  if not (conf.llm and conf.llm.ensure_stream_usage) then
+    return
+  end
   local header = kong.request.get_header
   local kind, length = header("content-type") or "", tonumber(header("content-length"))
   if kong.request.get_method() ~= "POST" or not find(kong.request.get_path(), "/completions/?$") or not length
@@ -541,21 +535,19 @@ local function guarded(fn, ...)
 end
 
 function Front:init_worker()
-  worker = ngx.worker.pid() .. "." .. floor(ngx.now() * 1000)
+  begin()
   timer_every(BATCH_DELAY, flush)
   local exit_worker = Kong and Kong.exit_worker -- all that is called on kong stop, which ends workers as they are
   if exit_worker then
     function Kong.exit_worker(...)
-      if not idle() then
-        guarded(leave_word)
-      end
+      guarded(leave_word)
       return exit_worker(...)
     end
   end
 end
 
 function Front:access(conf)
-  return conf.llm and conf.llm.ensure_stream_usage and guarded(ensure_usage)
+  guarded(ensure_usage, conf)
 end
 
 function Front:header_filter(conf)
@@ -572,10 +564,10 @@ end
 function Front:log(conf)
   number = number + 1
   if not guarded(enqueue, conf, ngx.ctx) then
-    drop(conf.__plugin_id or "-", "worker_error")
+    drop((conf.__plugin_id or "-") .. " worker_error")
   end
-  if not (called or flushing) and (ngx.worker.exiting() or entries >= BATCH_ENTRIES and due()) then
-    called = timer_at(0, flush) -- without a timer the next exchange, or the tenth of a second, tries again
+  if ngx.worker.exiting() then -- a stream that was still open
+    timer_at(0, flush)
   end
 end
 
