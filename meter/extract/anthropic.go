@@ -65,6 +65,7 @@ var anthropicMessages = format{
 	merging: overlays,
 	read:    readAnthropic,
 	ends:    endsAnthropic,
+	begins:  beginsAnthropic,
 	settle:  settleAnthropic,
 }.compile()
 
@@ -97,6 +98,10 @@ func endsAnthropic(c *Reader, data []byte) bool {
 	const longest = 1 << 10
 	return len(data) <= longest && bytes.Contains(data, []byte("message_stop")) && c.parse(data) == nil &&
 		is(c.texts[slotType], "message_stop")
+}
+
+func beginsAnthropic(c *Reader, data []byte) bool {
+	return bytes.Contains(data, []byte("message_start")) && c.parse(data) == nil && is(c.texts[slotType], "message_start")
 }
 
 // settleAnthropic includes the cached tokens in the input, as OpenTelemetry asks for this provider. What was written to

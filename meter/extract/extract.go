@@ -14,7 +14,8 @@
 //     format declares otherwise is added by that format's documented rule; a total that contradicts its parts without
 //     such a rule is left as it was declared.
 //   - Streams repeat cumulative numbers: a later one replaces an earlier one. Only answers of their own add up, of a
-//     realtime session, a batch or several prompts. A stream that told of an error since has not declared all.
+//     realtime session, a batch, several prompts, or a gateway that calls tools in between. A stream that told of an error
+//     since has not declared all.
 //
 // All functions may be used by several goroutines at once, and none of them keeps a reference to a body.
 package extract

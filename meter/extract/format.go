@@ -28,6 +28,8 @@ type format struct {
 	read func(c *Reader)
 	// ends reports whether an event that declares nothing says that the stream is whole. nil: no event does.
 	ends func(c *Reader, data []byte) bool
+	// begins reports whether an event behind the last one of an answer is the first one of another. nil: no event is.
+	begins func(c *Reader, data []byte) bool
 	// settle turns the numbers as declared by a provider, "" if unknown, into meter's. nil: they are.
 	settle func(u *meter.Usage, provider string)
 

@@ -166,6 +166,9 @@ func TestACutAtAnyOffsetInventsNothing(t *testing.T) {
 			if err == nil && llm.UsageStatus == meter.UsageMissing || err != nil && !llm.Usage.Empty() {
 				t.Fatalf("%s, cut at %d: %v with usage %+v", g.name, n, err, llm.Usage)
 			}
+			if between := strings.HasSuffix(g.name, "two-answers-sse") || strings.HasSuffix(g.name, "sse-two-answers"); between && tokens(&llm, meter.Answers) < 2 {
+				continue // a cut between two answers cannot be told from the end
+			}
 			if llm.UsageStatus == meter.UsageFinal && reportOf(llm, nil).Usage["total_tokens"] != reportOf(whole, nil).Usage["total_tokens"] {
 				t.Fatalf("%s, cut at %d: final with %v, whole %v", g.name, n, reportOf(llm, nil).Usage, reportOf(whole, nil).Usage)
 			}

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 
+	"kafka-metering/meter"
 	"kafka-metering/meter/scan"
 )
 
@@ -145,7 +146,7 @@ func (c *Reader) lose() {
 
 // message takes in one message: a document, or an event of a stream.
 func (c *Reader) message(data []byte) {
-	if c.seen++; c.ended {
+	if c.seen++; c.ended && !c.follow(data) {
 		return
 	}
 	if c.format == nil && (c.seen > maxGuesses && !mentionsAny(data, usageMarkers) || !c.recognise(data)) {
@@ -179,6 +180,25 @@ func (c *Reader) message(data []byte) {
 	case declares:
 		c.damaged = true
 	}
+}
+
+// follow reports whether an event behind the end of a stream begins another answer, with an id of its own, which is then the one at
+// hand: gateways that call tools by themselves send all answers of such a conversation one behind the other. They add up.
+func (c *Reader) follow(data []byte) bool {
+	if !c.streamed || c.format == nil || c.format.begins == nil || !c.format.begins(c, data) {
+		return false
+	}
+	id := text(c.texts[slotID])
+	if id == "" || id == c.llm.ResponseID {
+		return false
+	}
+	c.earlier, c.spoiled = c.total(), c.spoiled || c.bad
+	if c.gap = c.gap || !c.settled || c.damaged; !c.declared.Empty() {
+		c.answers++
+	}
+	c.declared, c.settled, c.damaged, c.lost, c.ended = meter.Usage{}, false, false, false, false
+	c.llm.ResponseID, c.llm.FinishReason = id, ""
+	return true
 }
 
 // errorShape is an event that tells of an error: most APIs have such a member at the top.

@@ -31,6 +31,7 @@ type Reader struct {
 	declared meter.Usage // as the provider counts
 	spare    meter.Usage // what a gateway of the provider declares beside the answer: for want of anything better
 	header   meter.Usage // what the response's headers declare
+	earlier  meter.Usage // what answers before the one at hand have declared together, settled
 
 	headerBedrock bool // they are Bedrock's
 
@@ -38,14 +39,17 @@ type Reader struct {
 	complete bool // no byte is missing at the end, as far as the observer knows
 	sse      bool // the content type says so
 
-	bad     bool // declared stands for a usage that holds something else than counts
-	settled bool // declared is the provider's last word
-	damaged bool // since declared, a message that may declare usage could not be read
-	lost    bool // the same, because it was too long
-	ended   bool // the response says itself that it is whole
-	cut     bool // it shows that it is not
-	junk    bool // it holds text that is not its format's
-	failed  bool // its status is an error's: it declares nothing
+	bad     bool  // declared stands for a usage that holds something else than counts
+	answers int64 // how many of them there were
+	gap     bool  // one of them has not declared all
+	spoiled bool  // what one of them has declared is unknown
+	settled bool  // declared is the provider's last word
+	damaged bool  // since declared, a message that may declare usage could not be read
+	lost    bool  // the same, because it was too long
+	ended   bool  // the response says itself that it is whole
+	cut     bool  // it shows that it is not
+	junk    bool  // it holds text that is not its format's
+	failed  bool  // its status is an error's: it declares nothing
 
 	decoder *decoder
 	head    []byte // the first bytes, until there are enough to tell how the body is encoded

@@ -36,6 +36,7 @@ var openAIResponses = format{
 	}},
 	read:   readResponses,
 	ends:   endsResponses,
+	begins: beginsResponses,
 	settle: settleOpenAI,
 }.compile()
 
@@ -72,6 +73,10 @@ func endsResponses(c *Reader, data []byte) bool {
 	}
 	c.accept()
 	return true
+}
+
+func beginsResponses(c *Reader, data []byte) bool {
+	return bytes.Contains(data, []byte("response.created")) && c.parse(data) == nil && is(c.texts[slotType], "response.created")
 }
 
 // hasType reports whether a part of an event holds a type, and not one of those that most events have.

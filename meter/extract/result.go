@@ -18,7 +18,7 @@ func (c *Reader) result(err error) (meter.LLM, error) {
 	if !c.failed && (err != nil || c.declared.Empty() || c.bad || c.format.bedrock == bedrockWins) {
 		c.readHeaders()
 	}
-	if errors.Is(err, ErrTooLarge) && c.streamed && !c.declared.Empty() {
+	if errors.Is(err, ErrTooLarge) && c.streamed && (!c.declared.Empty() || c.answers > 0) {
 		c.damaged, err = true, nil // what a stream had declared by then
 	}
 	if err == nil {
@@ -33,19 +33,16 @@ func (c *Reader) result(err error) (meter.LLM, error) {
 		}
 		return c.llm, err
 	}
-	if c.declared.Empty() || c.bedrockGoesOver() {
+	if c.declared.Empty() && c.answers == 0 || c.bedrockGoesOver() {
 		c.takeSpare()
 	} else {
-		c.llm.Usage = c.declared
-		if c.format.settle != nil && c.format.merging != sums {
-			c.format.settle(&c.llm.Usage, c.llm.Provider)
-		}
+		c.llm.Usage = c.total()
 		c.llm.UsageSource = meter.SourceBody
 		if c.streamed {
 			c.llm.UsageSource = meter.SourceStream
 		}
 		c.llm.UsageStatus = meter.UsagePartial
-		if c.settled && !c.damaged && !c.junk && (c.ended || c.complete && !c.cut) {
+		if c.settled && !c.damaged && !c.junk && !c.gap && (c.ended || c.complete && !c.cut) {
 			c.llm.UsageStatus = meter.UsageFinal
 		}
 		c.fillFromHeaders()
@@ -58,13 +55,41 @@ func (c *Reader) result(err error) (meter.LLM, error) {
 	return c.llm, nil
 }
 
+// total returns what is declared as meter counts it, of all answers so far.
+func (c *Reader) total() meter.Usage {
+	if c.declared.Empty() {
+		return c.earlier
+	}
+	u := c.declared
+	if c.format.settle != nil && c.format.merging != sums {
+		c.format.settle(&u, c.llm.Provider)
+	}
+	if c.answers == 0 {
+		return u
+	}
+	complement(&u)
+	u.Set(meter.Answers, 1)
+	sum := c.earlier
+	if c.answers == 1 {
+		complement(&sum)
+		sum.Set(meter.Answers, 1)
+	}
+	sum.Add(&u)
+	return sum
+}
+
+func (c *Reader) sumTooLarge() bool {
+	sum := c.total()
+	return tooLarge(&sum)
+}
+
 func (c *Reader) outcome() error {
 	switch {
-	case c.bad:
+	case c.bad, c.spoiled, c.answers > 0 && c.sumTooLarge():
 		return ErrUnparsable
 	case c.junk && !c.streamed:
 		return ErrUnparsable
-	case !c.declared.Empty(), !c.spare.Empty(), !c.header.Empty():
+	case !c.declared.Empty(), c.answers > 0, !c.spare.Empty(), !c.header.Empty():
 		return nil
 	case c.lost:
 		return ErrTooLarge

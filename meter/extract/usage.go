@@ -155,9 +155,15 @@ func (c *Reader) add(u *meter.Usage, ok bool) {
 	u.Set(meter.Answers, 1)
 	c.declared.Add(u)
 	c.settled = true
+	c.bad = c.bad || tooLarge(&c.declared)
+}
+
+// tooLarge reports whether a sum is more than any count may be.
+func tooLarge(u *meter.Usage) bool {
 	for _, q := range meter.Quantities() {
-		if n, _ := c.declared.Get(q); n > maxCount {
-			c.bad = true
+		if n, _ := u.Get(q); n > maxCount {
+			return true
 		}
 	}
+	return false
 }
