@@ -58,7 +58,7 @@ const (
 	Classifications
 	ImagePixels
 	VideoPixels
-	Answers // whose usage was added up: of a realtime session, or the lines of a batch
+	Answers // whose usage was added up: of a realtime session, the lines of a batch, or one stream of a gateway
 	numQuantities
 )
 
