@@ -2,6 +2,7 @@ package extract
 
 import (
 	"bytes"
+	"strings"
 
 	"kafka-metering/meter"
 	"kafka-metering/meter/scan"
@@ -93,6 +94,49 @@ func isConverseEvent(name []byte) bool {
 		return true
 	}
 	return false
+}
+
+// bedrockAgent is an agent of Bedrock's, whose stream tells of each call of a model that it makes where the request asks for
+// traces (https://docs.aws.amazon.com/bedrock/latest/APIReference/API_agent-runtime_InvokeAgent.html,
+// API_agent-runtime_ModelInvocationInput.html and API_agent-runtime_Usage.html). They add up.
+var bedrockAgent = format{
+	api:       "invoke_agent",
+	operation: "invoke_agent",
+	markers:   []string{`"usage"`},
+	texts: []textRule{
+		{"trace.orchestrationTrace.modelInvocationInput.foundationModel", slotModel},
+		{"trace.preProcessingTrace.modelInvocationInput.foundationModel", slotModel},
+		{"trace.routingClassifierTrace.modelInvocationInput.foundationModel", slotModel},
+	},
+	roots: []string{
+		"trace.orchestrationTrace.modelInvocationOutput.metadata.usage",
+		"trace.preProcessingTrace.modelInvocationOutput.metadata.usage",
+		"trace.postProcessingTrace.modelInvocationOutput.metadata.usage",
+		"trace.routingClassifierTrace.modelInvocationOutput.metadata.usage",
+	},
+	counts: []countRule{
+		{"inputTokens", meter.InputTokens},
+		{"outputTokens", meter.OutputTokens},
+	},
+	merging: sums,
+	read:    readAgent,
+}.compile()
+
+func readAgent(c *Reader) {
+	for root := range c.format.roots {
+		if u, ok := c.usage(root); !u.Empty() || !ok {
+			c.merge(u, ok)
+		}
+	}
+	if bytes.HasPrefix(c.texts[slotModel], []byte(`"arn:`)) {
+		c.texts[slotModel] = nil // of an inference profile: it has an account's number
+	}
+}
+
+// isAgent reports whether a call is one of an agent of Bedrock's: of one that is stored, or of one that the request describes.
+func isAgent(r *Response, path string) bool {
+	return strings.Contains(path, "/agentAliases/") && strings.HasSuffix(path, "/text") ||
+		strings.HasPrefix(r.Host, "bedrock-agent-runtime") && strings.Contains(path, "/agents/")
 }
 
 // titan is Amazon's Titan models behind InvokeModel

@@ -128,6 +128,9 @@ func classify(r *Response) (_ call, ok bool) {
 	}
 	c := call{provider: providerOf(r, path), model: pathModel(path), sure: r.configured()}
 	switch {
+	case r.Method == "POST" && isAgent(r, path):
+		c.sure, c.format = true, bedrockAgent
+		return c, true
 	case r.Method == "POST" || r.Method == "GET" && r.Status == statusSwitching:
 		if i := slices.IndexFunc(endpoints, func(e endpoint) bool { return e.matches(path) }); i >= 0 {
 			e := &endpoints[i]

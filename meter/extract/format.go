@@ -174,7 +174,7 @@ func (f format) compile() *format {
 // formats are all of them, in the order in which a message is compared with their shapes: the strictest first.
 var formats = []*format{
 	anthropicBatch, geminiBatch, batch, anthropicMessages, anthropicComplete, realtime, openAIResponses, geminiContent, geminiLive, interactions,
-	converse, cohereChat, ollama, watsonx, titan, llama, vertexPredict, replicate, deepgram, llamaServer, lmStudio, sgLang, alephAlpha,
+	converse, bedrockAgent, cohereChat, ollama, watsonx, titan, llama, vertexPredict, replicate, deepgram, llamaServer, lmStudio, sgLang, alephAlpha,
 	deepInfra, oci, hunyuan, cloudflareAudio,
 	openAIChat, textGeneration,
 }

@@ -89,6 +89,9 @@ func (c *Reader) frame(h eventHeaders, payload []byte) {
 		c.seen++ // an exception, which ends the stream
 		c.cut = true
 		return
+	case string(h.eventType) == "chunk" && c.format == bedrockAgent:
+		c.seen++ // what the agent says
+		return
 	case string(h.eventType) == "chunk":
 		if payload = c.unwrap(payload); payload == nil {
 			return

@@ -26,6 +26,8 @@ var hosts = []struct{ host, provider string }{
 	{"bedrock-runtime.*.amazonaws.com.cn", "bedrock"},
 	{"bedrock-runtime.*.api.aws", "bedrock"},
 	{"bedrock-mantle.*.api.aws", "bedrock"},
+	{"bedrock-agent-runtime.*.amazonaws.com", "bedrock"},
+	{"bedrock-agent-runtime.*.api.aws", "bedrock"},
 	{"mistral.ai", "mistral"},
 	{"cohere.com", "cohere"},
 	{"cohere.ai", "cohere"},
@@ -122,6 +124,7 @@ func hostMatches(host, entry string) bool {
 var pathProviders = []struct{ part, provider string }{
 	{"/publishers/", "vertex_ai"},
 	{"/openai/deployments/", "azure"},
+	{"/agentAliases/", "bedrock"},
 }
 
 // providerOf returns OpenMeter's name for who answered: the configured one, else what host or path show. For a host that
