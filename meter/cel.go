@@ -24,6 +24,9 @@ const (
 	// CEL's units: about one for each step of a loop and each operation in it, and one for ten bytes of text that are
 	// worked on. A unit takes some tens of nanoseconds.
 	maxCost, maxExchangeCost = 200_000, 500_000
+	// maxSmallCost is what an expression may cost still when the exchange's budget is spent: a meter that reads a header must
+	// not suffer from another one's list.
+	maxSmallCost = 1000
 	// maxRead bounds what expressions read of the lists and objects of one exchange, in bytes: CEL's costs do not count it.
 	maxRead = 4 << 20
 	// maxRegexp bounds a compiled regular expression, in instructions, and maxMatch what it may do with one text: the product of its
@@ -40,6 +43,7 @@ var ErrCost = errors.New("the expression costs too much for this exchange")
 // celProgram is a compiled CEL expression.
 type celProgram struct {
 	program cel.Program
+	small   cel.Program // the same, for an exchange whose budget is spent; nil where the cost is not limited
 	refs    []slotRef
 	paths   []string // as they are written, by ref
 	limited bool     // its cost depends on the exchange
@@ -91,7 +95,13 @@ func compileCEL(source string, s *scope) (*celProgram, error) {
 	if err != nil {
 		return nil, &syntaxError{source: source, message: err.Error()}
 	}
-	return &celProgram{program: program, refs: p.refs, paths: p.paths, limited: p.loops, kind: checked.OutputType().Kind()}, nil
+	var small cel.Program
+	if p.loops {
+		if small, err = env.Program(checked, append(options, cel.CostLimit(maxSmallCost))...); err != nil {
+			return nil, &syntaxError{source: source, message: err.Error()}
+		}
+	}
+	return &celProgram{program: program, small: small, refs: p.refs, paths: p.paths, limited: p.loops, kind: checked.OutputType().Kind()}, nil
 }
 
 // mayBe returns an error when the program's value can only be of another kind than the one that is called name.
@@ -104,10 +114,11 @@ func (p *celProgram) mayBe(source, name string, kind types.Kind) error {
 
 // eval returns the raw JSON of the value, "" where it has none because something that it reads is absent.
 func (p *celProgram) eval(x *evaluation) (string, error) {
+	program := p.program
 	if p.limited && x.cost >= maxExchangeCost {
-		return "", ErrCost
+		program = p.small
 	}
-	out, details, err := p.program.Eval(&celVariables{p: p, x: x, values: make([]ref.Val, len(p.refs))})
+	out, details, err := program.Eval(&celVariables{p: p, x: x, values: make([]ref.Val, len(p.refs))})
 	if p.limited && details != nil {
 		if cost := details.ActualCost(); cost != nil {
 			x.cost += *cost
@@ -124,7 +135,9 @@ func (p *celProgram) eval(x *evaluation) (string, error) {
 	}
 	cancelled, ok := errors.AsType[interpreter.EvalCancelledError](err)
 	if ok && cancelled.Cause == interpreter.CostLimitExceeded || errors.Is(err, ErrCost) {
-		x.cost += maxCost
+		if !p.limited || details == nil || details.ActualCost() == nil {
+			x.cost += maxCost
+		}
 		return "", ErrCost
 	}
 	return "", errors.New(harmless(err))

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"math"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 	_ "time/tzdata" // getHours('Europe/Berlin') is the same wherever it is evaluated
@@ -44,6 +45,7 @@ var celFunctions = []cel.EnvOption{
 	cel.Function("status_class", cel.Overload("status_class_dyn", []*cel.Type{cel.DynType}, cel.DynType, cel.UnaryBinding(onRaw(statusClass)))),
 	cel.Function("timestamp", cel.Overload("timestamp_double", []*cel.Type{cel.DoubleType}, cel.TimestampType, cel.UnaryBinding(timestamp))),
 	cel.Function("@mod", cel.Overload("@mod", []*cel.Type{cel.DoubleType, cel.DoubleType}, cel.DoubleType, cel.BinaryBinding(modulo))),
+	cel.Function("@string", cel.Overload("@string", []*cel.Type{cel.DynType}, cel.StringType, cel.UnaryBinding(asText))),
 	cel.Function("@replace",
 		cel.Overload("replace_text", []*cel.Type{cel.StringType, cel.StringType, cel.StringType}, cel.StringType, cel.FunctionBinding(replace)),
 		cel.Overload("replace_text_n", []*cel.Type{cel.StringType, cel.StringType, cel.StringType, cel.IntType}, cel.StringType, cel.FunctionBinding(replace))),
@@ -55,7 +57,7 @@ var celFunctions = []cel.EnvOption{
 // replaced are functions and operators that are ours under another name: numbers are doubles, and what a text may grow to, or a
 // regular expression may take, is bounded before and not after.
 var replaced = map[string]string{
-	"matches": matchesPattern.name, "extract": extractPattern.name, "replace": "@replace", "join": "@join", operators.Modulo: "@mod",
+	"string": "@string", "matches": matchesPattern.name, "extract": extractPattern.name, "replace": "@replace", "join": "@join", operators.Modulo: "@mod",
 }
 
 // patternFunction is a function of a text, a regular expression and the number of that one's instructions.
@@ -141,6 +143,14 @@ func modulo(a, b ref.Val) ref.Val {
 		return types.MaybeNoSuchOverloadErr(a)
 	}
 	return types.Double(math.Mod(float64(x), float64(y)))
+}
+
+// asText is CEL's string(), of numbers as events hold them: CEL writes 1234567 as 1.234567e+06.
+func asText(v ref.Val) ref.Val {
+	if f, ok := v.(types.Double); ok {
+		return types.String(strconv.FormatFloat(rounded(float64(f)), 'f', -1, 64))
+	}
+	return v.ConvertToType(types.StringType)
 }
 
 // replace is CEL's, of texts that do not grow without bounds.
@@ -270,6 +280,9 @@ func (functionCost) CallCost(function, _ string, args []ref.Val, result ref.Val)
 		case *object:
 			size += len(v.raw) / 10
 		case traits.Lister:
+			if function == operators.Add {
+				continue // nothing is copied: map and filter add once for each element
+			}
 			n, _ := v.Size().(types.Int)
 			size += int(n)
 		}

@@ -242,9 +242,13 @@ func (o *object) load() map[string]ref.Val {
 	if o.members == nil {
 		o.x.reading(o.raw)
 		o.members = map[string]ref.Val{}
+		seen := map[string]bool{} // the first of a name counts, a null too
 		gjson.Parse(o.raw).ForEach(func(k, v gjson.Result) bool {
 			name := strings.ToValidUTF8(k.Str, "\ufffd")
-			if _, twice := o.members[name]; !twice && v.Type != gjson.Null {
+			if seen[name] {
+				return true
+			}
+			if seen[name] = true; v.Type != gjson.Null {
 				o.members[name] = celValue(v.Raw, o.x)
 				o.names = append(o.names, types.String(name))
 			}

@@ -160,5 +160,10 @@ func (p *Program) Replay(document string) (*Observation, error) {
 	if err := s.Scan(document, &p.paths.added, o.replayed); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotObject, err)
 	}
+	for _, source := range p.subjects {
+		if o.values[source.slot] == `"`+Redacted+`"` { // a header's name may look like a secret's; who was billed is kept
+			o.values[source.slot] = gjson.Get(document, "subject").Raw
+		}
+	}
 	return o, nil
 }

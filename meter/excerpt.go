@@ -110,7 +110,7 @@ func (e *Excerpt) Observe(o *Observation, members [][]byte) error {
 	clear(values)
 	*o = Observation{log: text.String(), headers: p.headers, values: values}
 	for i, m := range members {
-		if len(m) > 0 {
+		if len(m) > 0 && string(m) != "null" {
 			o.values[e.members[i].slot] = o.log[starts[i] : starts[i]+len(m)]
 		}
 	}

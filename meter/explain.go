@@ -63,7 +63,7 @@ func (t *eventType) explain(m *compiledMeter, index int, p *Program, o *Observat
 	v.Meter.EventType = t.name
 	x := &evaluation{values: o.values}
 	part := func(source string) Part {
-		return explainPart(source, &scope{paths: &p.paths, row: t.row}, x, "")
+		return explainPart(source, &scope{paths: &p.paths, row: t.row}, &evaluation{values: o.values}, "")
 	}
 	if !m.always {
 		parts := filterParts(m.declared.Filter)
@@ -96,13 +96,13 @@ func (t *eventType) explain(m *compiledMeter, index int, p *Program, o *Observat
 			return v
 		}
 	}
-	events := max(v.Rows, 1)
+	events := min(max(v.Rows, 1), maxRows)
 	for i := range t.members {
 		member := &t.members[i]
 		if !slices.Contains(member.owners, index) || member.one || member.source == "" {
 			continue
 		}
-		shown := explainPart(member.source, &scope{paths: &p.paths, row: t.row}, x, list)
+		shown := explainPart(member.source, &scope{paths: &p.paths, row: t.row}, &evaluation{values: o.values}, list)
 		shown.Name = member.key
 		if !member.value {
 			v.GroupBy = append(v.GroupBy, shown)
@@ -114,8 +114,8 @@ func (t *eventType) explain(m *compiledMeter, index int, p *Program, o *Observat
 			values = t.rowValues(&member.expr, x, list)
 		}
 		events = 0
-		for _, value := range values {
-			if value != "" && member.publishable(value) {
+		for row, value := range values {
+			if row < maxRows && value != "" && member.publishable(value) {
 				events++
 			}
 		}

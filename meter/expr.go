@@ -193,11 +193,22 @@ func size(raw string) string {
 	if s, ok := text(raw); ok {
 		return strconv.Itoa(utf8.RuneCountInString(s))
 	}
-	if raw[0] != '[' && raw[0] != '{' {
+	n := 0
+	switch raw[0] {
+	case '[':
+		gjson.Parse(raw).ForEach(func(_, _ gjson.Result) bool { n++; return true })
+	case '{': // as everywhere the first of a name counts, and a null is as good as absent
+		seen := map[string]bool{}
+		gjson.Parse(raw).ForEach(func(k, v gjson.Result) bool {
+			if !seen[k.Str] && v.Type != gjson.Null {
+				n++
+			}
+			seen[k.Str] = true
+			return true
+		})
+	default:
 		return ""
 	}
-	n := 0
-	gjson.Parse(raw).ForEach(func(_, _ gjson.Result) bool { n++; return true })
 	return strconv.Itoa(n)
 }
 

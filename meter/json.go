@@ -3,6 +3,7 @@ package meter
 import (
 	"math"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/tidwall/gjson"
@@ -80,6 +81,12 @@ func isCount(raw string) bool {
 		}
 	}
 	return true
+}
+
+// isLongInteger reports whether raw is an integer of more digits than a double keeps, as ids may be.
+func isLongInteger(raw string) bool {
+	digits := strings.TrimPrefix(raw, "-")
+	return len(digits) > 15 && len(digits) <= maxText && strings.Trim(digits, "0123456789") == ""
 }
 
 // number reads a raw JSON number. Strings are never numbers here.

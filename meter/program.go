@@ -178,6 +178,9 @@ func (p *Program) Events(o *Observation) Result {
 	return r
 }
 
+// DeadLetters reports whether the events of an exchange that no source names a customer for go to the dead-letter topic.
+func (p *Program) DeadLetters() bool { return p.missing == MissingDeadLetter }
+
 // Evaluate is Events into a result that is new or has been reset.
 func (p *Program) Evaluate(o *Observation, r *Result) {
 	subject, _ := p.subject(o)
@@ -240,7 +243,7 @@ func (p *Program) fillReplayed(o *Observation, subject string) {
 
 // fillBody stores what is read of a body that is JSON into values.
 func (p *Program) fillBody(o *Observation, shape *scan.Shape, slot int, values []string) {
-	body := strings.Trim(string(o.Body), " \t\r\n")
+	body := strings.Trim(strings.TrimPrefix(string(o.Body), "\ufeff"), " \t\r\n")
 	found := make([]string, len(values))
 	s := scan.Scanner[string]{Unescape: true}
 	if s.Scan(body, shape, found) != nil {

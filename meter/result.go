@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/tidwall/gjson"
 
@@ -237,8 +238,17 @@ func (m *member) applies(passed []bool) bool {
 // UNIQUE_COUNT: cut short it might be another one's.
 func (m *member) publishable(raw string) bool {
 	if m.agg == UniqueCount {
-		s, _ := text(raw)
-		return raw[0] != '{' && raw[0] != '[' && len(s) <= maxText
+		switch raw[0] {
+		case '{', '[':
+			return false
+		case 't', 'f':
+			return true
+		case '"':
+			s, _ := text(raw)
+			return len(s) <= maxText
+		}
+		_, ok := number(raw) // 1e999 is none
+		return ok
 	}
 	if isCount(raw) {
 		return true
@@ -282,6 +292,9 @@ func appendScalar(b []byte, raw string, r *Result) []byte {
 		if isCount(raw) {
 			return append(b, raw...)
 		}
+		if isLongInteger(raw) {
+			return append(b, raw...) // an id, of which a double would make another one's
+		}
 		if f, ok := number(raw); ok {
 			return appendNumber(b, f)
 		}
@@ -296,5 +309,9 @@ func (r *Result) cut(s string) string {
 		return s
 	}
 	r.DimensionsTruncated++
-	return s[:maxText]
+	end := maxText
+	for end > maxText-utf8.UTFMax && !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end]
 }

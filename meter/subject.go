@@ -1,6 +1,9 @@
 package meter
 
-import "fmt"
+import (
+	"fmt"
+	"unicode/utf8"
+)
 
 // maxText bounds a subject and a dimension, in bytes.
 const maxText = 256
@@ -46,7 +49,7 @@ type subjectPath struct {
 }
 
 // subject returns the customer that the sources name, and the path of the one that does, or "". A longer value than an event can
-// carry names nobody: cut short it might name somebody else.
+// carry names nobody, nor does text that is not UTF-8: cut short or mended it might name somebody else.
 func (p *Program) subject(o *Observation) (subject, path string) {
 	for _, source := range p.subjects {
 		raw := o.values[source.slot]
@@ -54,7 +57,7 @@ func (p *Program) subject(o *Observation) (subject, path string) {
 		if _, isNumber := number(raw); isNumber {
 			s, isText = raw, true
 		}
-		if isText && s != "" && len(s) <= maxText {
+		if isText && s != "" && len(s) <= maxText && utf8.ValidString(s) {
 			return attributeText(s), source.path
 		}
 	}

@@ -64,7 +64,7 @@ func pathKind(source string) Kind {
 		return KindNumber
 	case len(keys) == 2 && slices.Contains([]string{"route", "service", "consumer"}, keys[0]) && slices.Contains([]string{"id", "name", "username", "custom_id", "host", "protocol"}, last),
 		slices.Contains([]string{"request.id", "request.method", "request.uri", "request.url", "upstream_uri", "client_ip", "source", "workspace", "workspace_name", "outcome", "subject", "capture.mode"}, path),
-		len(keys) == 3 && (keys[1] == "headers" || keys[1] == "querystring"):
+		len(keys) == 3 && keys[1] == "headers" && (keys[0] == "request" || keys[0] == "response"): // an argument without a value is true
 		return KindString
 	default:
 		return KindAny

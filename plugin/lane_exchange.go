@@ -135,7 +135,8 @@ const (
 
 // settleAbort applies llm.on_abort to a call whose response was cut off.
 func (in *instance) settleAbort(o *meter.Observation) {
-	if in.llm.OnAbort == abortBillNothing && o.LLM.UsageStatus == meter.UsagePartial && o.Outcome != meter.OutcomeCompleted {
+	cut := o.LLM.UsageStatus == meter.UsagePartial || o.LLM.UsageStatus == meter.UsageEstimated
+	if in.llm.OnAbort == abortBillNothing && cut && o.Outcome != meter.OutcomeCompleted {
 		o.LLM.Usage, o.LLM.UsageStatus, o.LLM.UsageSource = meter.Usage{}, meter.UsageMissing, ""
 	}
 }

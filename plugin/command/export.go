@@ -106,8 +106,13 @@ func newExported(host Host, path string) (*exported, error) {
 			switch {
 			case at < 0:
 				x.members = append(x.members, m)
-			case x.members[at].Kind != m.Kind:
-				x.members[at].Kind = meter.KindAny
+			default:
+				if o := &x.members[at]; o.Aggregation != m.Aggregation || m.Aggregation != "" && o.Expression != m.Expression {
+					x.warn("%s: %q of event type %q is another value than elsewhere in this file: a consumer adds up both; give one of the meters an event_type of its own", &all.uses[i], m.Name, m.EventType)
+				}
+				if x.members[at].Kind != m.Kind {
+					x.members[at].Kind = meter.KindAny
+				}
 			}
 			if m.Always {
 				always[m.EventType+"\x00"+m.Name]++

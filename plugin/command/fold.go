@@ -39,6 +39,8 @@ func (f *fold) add(v gjson.Result, time string) {
 		if time >= f.latest {
 			f.latest, f.value = time, x
 		}
+	case meter.Count:
+		f.value++
 	case meter.UniqueCount:
 		f.unique[v.String()] = struct{}{}
 		f.value = float64(len(f.unique))

@@ -2,6 +2,7 @@ package command
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,9 +38,13 @@ func (u *pluginUse) String() string {
 	return fmt.Sprintf("line %d, enabled on %s", u.line, strings.Join(on, " and "))
 }
 
+// unnamed stands for an entity without a name: no name holds a space.
+const unnamed = "(without a name)"
+
 // kongNode is as much of an entity of a declarative configuration as is needed to find plugins.
 type kongNode struct {
 	Name     string     `yaml:"name"`
+	ID       string     `yaml:"id"`
 	Username string     `yaml:"username"`
 	Routes   []kongNode `yaml:"routes"`
 	Plugins  []kongPlug `yaml:"plugins"`
@@ -176,6 +181,8 @@ func documentUses(document *yaml.Node) ([]pluginUse, error) {
 	}
 	var uses []pluginUse
 	var wrong error
+	// An entity without a name and an id is found in no log: what is enabled on it never fits.
+	of := func(n *kongNode, names ...string) string { return cmp.Or(append(names, n.ID, unnamed)...) }
 	add := func(plugins []kongPlug, on pluginUse) {
 		for _, p := range plugins {
 			if p.Name != pluginName || p.Enabled != nil && !*p.Enabled {
@@ -205,18 +212,18 @@ func documentUses(document *yaml.Node) ([]pluginUse, error) {
 	}
 	add(file.Plugins, pluginUse{})
 	for _, r := range file.Routes {
-		add(r.Plugins, pluginUse{route: r.Name})
+		add(r.Plugins, pluginUse{route: of(&r, r.Name)})
 	}
 	for _, c := range file.Consumers {
-		add(c.Plugins, pluginUse{consumer: c.Username})
+		add(c.Plugins, pluginUse{consumer: of(&c, c.Username)})
 	}
 	for _, g := range file.Groups {
-		add(g.Plugins, pluginUse{group: g.Name})
+		add(g.Plugins, pluginUse{group: of(&g, g.Name)})
 	}
 	for _, s := range file.Services {
-		add(s.Plugins, pluginUse{service: s.Name})
+		add(s.Plugins, pluginUse{service: of(&s, s.Name)})
 		for _, r := range s.Routes {
-			add(r.Plugins, pluginUse{route: r.Name})
+			add(r.Plugins, pluginUse{route: of(&r, r.Name)})
 		}
 	}
 	return uses, wrong
@@ -242,6 +249,12 @@ func choose(uses []pluginUse, log []byte) *pluginUse {
 			if set {
 				r += weight
 			}
+		}
+		switch r { // a route and a service come before a consumer alone
+		case 3:
+			r = 4
+		case 4:
+			r = 3
 		}
 		if r > rank {
 			best, rank = u, r

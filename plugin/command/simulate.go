@@ -49,6 +49,7 @@ type simulated struct {
 	events       int
 	unmetered    int // exchanges that the plugin is not enabled for
 	failed       int // values and expressions
+	nobody       int // exchanges without a customer, whose events go to the dead-letter topic
 }
 
 // runSimulate runs the command simulate.
@@ -145,6 +146,10 @@ func (s *simulated) exchange(document string, by []string) (ok bool) {
 	}
 	r := evaluator.Program().Events(o)
 	s.failed += r.MeterErrors + r.ExpressionErrors + r.ExpressionsTooCostly + r.RowsSkipped
+	if r.SubjectMissing && evaluator.Program().DeadLetters() {
+		s.nobody++
+		return true
+	}
 	declared := s.aggregations[evaluator]
 	for i := range r.Events {
 		e := &r.Events[i]
@@ -292,6 +297,9 @@ func (s *simulation) summary(errs io.Writer) {
 		if side.unmetered > 0 {
 			fmt.Fprintf(errs, ", the plugin not enabled for %d", side.unmetered)
 		}
+		if side.nobody > 0 {
+			fmt.Fprintf(errs, ", those of %d without a customer on the dead-letter topic", side.nobody)
+		}
 		if side.failed > 0 {
 			fmt.Fprintf(errs, ", %d values that were invalid or could not be evaluated", side.failed)
 		}
@@ -312,7 +320,7 @@ func amount(v *float64, absent string) string {
 	}
 	f := *v
 	if f != math.Trunc(f) {
-		f, _ = strconv.ParseFloat(strconv.FormatFloat(f, 'g', 12, 64), 64)
+		f, _ = strconv.ParseFloat(strconv.FormatFloat(f, 'g', 15, 64), 64)
 	}
 	return strconv.FormatFloat(f, 'f', -1, 64)
 }

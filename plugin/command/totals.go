@@ -138,6 +138,8 @@ func (t *totals) fold(key total, value float64) {
 		s.value = min(s.value, value)
 	case "MAX":
 		s.value = max(s.value, value)
+	case "COUNT":
+		s.value++
 	case "LATEST":
 		s.value = value
 	case "AVG":

@@ -14,6 +14,7 @@ type use struct {
 	route    *entity    // nil: for all
 	service  *entity
 	consumer string
+	nameless bool // enabled on a consumer that has no user name
 	disabled bool
 	known    *entities // nil where the file does not tell
 }
@@ -186,7 +187,8 @@ func (l *linter) declarative(root *yaml.Node) []use {
 		plugins(r, use{route: declare(r, nil)})
 	}
 	for _, c := range items(member(root, "consumers")) {
-		plugins(c, use{consumer: text(member(c, "username"))})
+		name := reference(c)
+		plugins(c, use{consumer: name, nameless: name == ""})
 	}
 	for _, g := range items(member(root, "consumer_groups")) {
 		plugins(g, use{consumer: "of group " + text(member(g, "name"))})
@@ -208,6 +210,9 @@ func (l *linter) declarative(root *yaml.Node) []use {
 func (l *linter) twice(uses []use) {
 	seen := map[string]int{}
 	for _, u := range uses {
+		if u.route != nil && u.route.name == "" || u.service != nil && u.service.name == "" || u.nameless {
+			continue // each is another one
+		}
 		on := u.on()
 		if first, again := seen[on]; again {
 			l.add(u.at, Error, RuleTwice, "the plugin is enabled %s twice, first in line %d: Kong refuses the file", on, first)

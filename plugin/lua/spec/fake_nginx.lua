@@ -94,7 +94,8 @@ end
 
 -- new returns a worker: its ngx, its kong, its timers, and the process.
 function M.new()
-  local w = { time = 1795428217, timers = {}, lines = {}, process = new_process(), pooled = nil, exiting = false, slept = 0 }
+  local w = { time = 1795428217, timers = {}, lines = {}, process = new_process(), pooled = nil, exiting = false, slept = 0,
+    request_id = "r" } -- of all requests; "" is Kong before 3.5
 
   local function socket()
     local s = { incoming = {} }
@@ -149,7 +150,9 @@ function M.new()
     now = function() return w.time end,
     sleep = function(seconds) w.slept, w.time = w.slept + seconds, w.time + seconds end,
     ctx = {}, arg = {},
-    var = setmetatable({}, { __index = function(_, name) return w.request.var and w.request.var[name] end }),
+    var = setmetatable({}, { __index = function(_, name)
+      return w.request.var and w.request.var[name] or name == "kong_request_id" and w.request_id or nil
+    end }),
     header = setmetatable({}, { __index = function(_, name) return (w.request.response_headers or {})[name:lower()] end }),
     req = {
       get_method = function() return w.request.method or "GET" end,

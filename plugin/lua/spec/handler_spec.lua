@@ -571,6 +571,17 @@ describe("the log", function()
     end
   end)
 
+  it("is Kong's own where requests have no id, which is a hash of it then", function()
+    w.process.needs = '{"body":"none","log":' .. fake.paths { { "started_at" } } .. "}"
+    w.log.extra, w.request_id = "much", ""
+    local all = logs(3, function()
+      local old = request()
+      old.var.kong_request_id = nil
+      return old
+    end)
+    assert.equal("much", all[3].extra)
+  end)
+
   it("is Kong's own from the moment on that the two differ, and a line says which member", function()
     w.process.needs = '{"body":"none","log":' .. fake.paths { { "request", "id" } } .. "}"
     w.log.request.id = "another"

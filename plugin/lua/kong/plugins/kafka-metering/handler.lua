@@ -218,7 +218,8 @@ end
 -- Kong's: where they differ (another version of Kong) its own log is sent from then on.
 local function log_of(r, ctx)
   local call = method_of(ctx) == "POST" or ngx.status == 101 -- an LLM's, perhaps, or a session with one
-  local members, record = r[call and "calls" or "log"], nil
+  local known = fields["request.id"](ctx) ~= "" -- before Kong 3.5 an event's id is a hash of the log, of all of it
+  local members, record = known and r[call and "calls" or "log"], nil
   if members then
     record = members.record
     for i = 1, #members do

@@ -1,0 +1,47 @@
+package command
+
+import (
+	"testing"
+
+	"github.com/tidwall/gjson"
+
+	"kafka-metering/meter"
+)
+
+// TestACountCountsEvents has a meter that counts, and names a value all the same.
+func TestACountCountsEvents(t *testing.T) {
+	f := folds{}
+	declared := map[[2]string]meter.Aggregation{{"acme.x", "value"}: meter.Count}
+	for range 3 {
+		f.add(declared, nil, "acme.x", "cust", "2026-11-01T00:00:00.000Z", gjson.Parse(`{"value":1234567}`))
+	}
+	for key, fold := range f {
+		if fold.value != 3 {
+			t.Errorf("%v: %v", key, fold.value)
+		}
+	}
+	s := newTotals(map[[2]string]string{{"acme.x", "value"}: "COUNT"})
+	for _, id := range []string{"1", "2", "2"} {
+		s.add(event{id: id, eventType: "acme.x", subject: "cust", data: gjson.Parse(`{"value":1234567}`)})
+	}
+	for key, sum := range s.sums {
+		if sum.value != 2 {
+			t.Errorf("%v: %v", key, sum.value)
+		}
+	}
+}
+
+// TestThePluginThatKongRuns follows the order in which Kong looks for a plugin's configuration.
+func TestThePluginThatKongRuns(t *testing.T) {
+	const log = `{"consumer":{"username":"alice"},"route":{"name":"r","id":"r-1"},"service":{"name":"s"}}`
+	for want, uses := range map[string][]pluginUse{
+		"on route and service before the consumer": {{consumer: "alice", line: 2}, {route: "r", service: "s", line: 1}},
+		"on the consumer before the route":         {{route: "r", line: 2}, {consumer: "alice", line: 1}},
+		"on the route before the service":          {{service: "s", line: 2}, {route: "r", line: 1}},
+		"on an entity that no log names":           {{route: unnamed, line: 2}, {line: 1}},
+	} {
+		if got := choose(uses, []byte(log)); got == nil || got.line != 1 {
+			t.Errorf("%s: got %v", want, got)
+		}
+	}
+}
