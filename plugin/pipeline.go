@@ -40,6 +40,7 @@ type pipeline struct {
 	mu         sync.Mutex
 	version    configVersion // of the instance whose settings are in force
 	connection Connection    // of the same
+	wrong      error         // with it
 	queue      Queue
 	settings   relay.Settings
 	spool      *spool.Spool // nil until it is open
@@ -65,7 +66,7 @@ func (l *pipeline) configure(c Connection, v configVersion) error {
 	c.Topic, c.ClusterName = "", "" // the records'
 	if l.relay != nil && reflect.DeepEqual(c, l.connection) {
 		l.version = v // another instance of the same, which Kong may start for every exchange
-		return nil
+		return l.wrong
 	}
 	settings, err := c.relaySettings()
 	settings.Logger = l.p.log
@@ -74,8 +75,10 @@ func (l *pipeline) configure(c Connection, v configVersion) error {
 	if l.spool != nil {
 		l.spool.Limit(l.queue.bounds())
 	}
+	l.wrong = err
 	if l.relay != nil {
-		return errors.Join(err, l.relay.Update(settings))
+		l.wrong = errors.Join(err, l.relay.Update(settings))
+		return l.wrong
 	}
 	opening := l.open()
 	l.mu.Unlock()
@@ -136,6 +139,7 @@ func (l *pipeline) begin(s *spool.Spool) error {
 	ctx := context.Background()
 	if l.spool == nil {
 		l.spool = s
+		s.Limit(l.queue.bounds()) // which may have changed while it was opened
 		ctx, l.stop = context.WithCancel(ctx)
 		l.running.Go(func() { l.tend(ctx, s) })
 	}

@@ -102,17 +102,17 @@ func (p *process) connection(c *Config) (_ Connection, shared bool, _ error) {
 }
 
 // configVersion tells which of two configurations is the newer one. Kong numbers them (__seq__) from 1 on each time that it is
-// started, and this process may outlive Kong.
+// started or reloaded, and this process may outlive both.
 type configVersion struct {
-	kong string // which run of Kong; "" where that is not known
+	kong string // which start or reload of Kong; "" where that is not known
 	seq  int
 }
 
 // olderThan reports whether v is of the same run of Kong as o, and of a lower number.
 func (v configVersion) olderThan(o configVersion) bool { return v.kong == o.kong && v.seq < o.seq }
 
-// configVersion is that of a configuration which Kong hands over now. A run of Kong is known by nginx's pid file, which a start
-// writes anew and a reload, in which workers of either configuration live side by side, does not touch.
+// configVersion is that of a configuration which Kong hands over now. A start of Kong is known by nginx's pid file, and a reload
+// by .kong_env, which Kong writes anew then (kong/cmd/utils/prefix_handler.lua).
 func (p *process) configVersion(seq int) configVersion {
 	path := filepath.Join(p.prefix, "pids", "nginx.pid")
 	pid, err := os.ReadFile(path)
@@ -123,7 +123,11 @@ func (p *process) configVersion(seq int) configVersion {
 	if err != nil {
 		return configVersion{seq: seq}
 	}
-	return configVersion{kong: string(bytes.TrimSpace(pid)) + " " + info.ModTime().String(), seq: seq}
+	kong := string(bytes.TrimSpace(pid)) + " " + info.ModTime().String()
+	if env, err := os.Stat(filepath.Join(p.prefix, ".kong_env")); err == nil {
+		kong += " " + env.ModTime().String() // a reload writes it anew, and numbers from 1 on again
+	}
+	return configVersion{kong: kong, seq: seq}
 }
 
 // pipeline returns the pipeline of a connection, which it starts when it is new. Of several instances with one

@@ -26,6 +26,10 @@ func (r *Relay) Run(ctx context.Context) error {
 	return fmt.Errorf("relay: %w", ctx.Err())
 }
 
+// probeRest is how much longer than a probe took the rest is published before the
+// next one: a broker that does not answer takes Timeout each time.
+const probeRest = 4
+
 // loop is the state of Run.
 type loop struct {
 	*Relay
@@ -33,6 +37,7 @@ type loop struct {
 	settings  Settings
 	version   int // of settings
 	lanes     *lanes
+	rested    time.Time     // until then what is blocked is not tried
 	failures  int           // in a row, to reach a broker or to read the spool
 	settled   chan struct{} // closed when the batch before has left the spool
 }
@@ -49,9 +54,14 @@ func (w *loop) end() {
 func (w *loop) step(ctx context.Context) error {
 	w.renew()
 	due, next := w.lanes.due(time.Now(), w.settings.MaxBatchRecords)
-	if len(due) > 0 {
+	switch wait := time.Until(w.rested); {
+	case len(due) > 0 && wait <= 0:
 		w.probe(ctx, due)
 		return nil
+	case len(due) > 0:
+		next = wait
+	case next >= 0:
+		next = max(next, wait)
 	}
 	s, draining := &w.settings, w.isDraining()
 	entries, err := w.queue.Peek(nil, s.MaxBatchRecords, s.MaxBatchBytes)
@@ -67,7 +77,7 @@ func (w *loop) step(ctx context.Context) error {
 		w.idle(ctx, next, draining)
 		return nil
 	}
-	if len(entries) < s.MaxBatchRecords && s.Linger > 0 && !w.isDraining() {
+	if len(entries) < s.MaxBatchRecords && !fullByBytes(entries, s.MaxBatchBytes) && s.Linger > 0 && !w.isDraining() {
 		w.pause(ctx, s.Linger)
 		if more, err := w.queue.Peek(nil, s.MaxBatchRecords, s.MaxBatchBytes); err == nil && len(more) > 0 {
 			entries = more
@@ -81,6 +91,16 @@ func (w *loop) step(ctx context.Context) error {
 		w.retreat(ctx)
 	}
 	return nil
+}
+
+// fullByBytes reports whether a record as large as the largest would not go with the others.
+func fullByBytes(entries []spool.Entry, limit int) bool {
+	total, largest := 0, 0
+	for i := range entries {
+		n := len(entries[i].Record)
+		total, largest = total+n, max(largest, n)
+	}
+	return total+largest > limit
 }
 
 // renew puts new settings in force.
@@ -114,9 +134,15 @@ func (w *loop) idle(ctx context.Context, d time.Duration, draining bool) {
 	case <-ctx.Done():
 	case <-w.queue.Ready():
 	case <-w.wake:
-		w.lanes.hurry()
+		w.hurry()
 	case <-elapsed:
 	}
+}
+
+// hurry has what is blocked tried now.
+func (w *loop) hurry() {
+	w.rested = time.Time{}
+	w.lanes.hurry()
 }
 
 // pause waits for d, or until ctx ends, the settings change or a drain begins.
@@ -126,7 +152,7 @@ func (w *loop) pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
 	case <-w.wake:
-		w.lanes.hurry()
+		w.hurry()
 	case <-timer.C:
 	}
 }
@@ -136,7 +162,7 @@ func (w *loop) pause(ctx context.Context, d time.Duration) {
 func (w *loop) retreat(ctx context.Context) {
 	w.failures++
 	w.pause(ctx, delay(w.failures, w.settings.MaxRetryDelay))
-	w.lanes.hurry()
+	w.hurry()
 }
 
 // attempt publishes what of b can be, and leaves the rest behind. It reports
@@ -274,10 +300,11 @@ func (w *loop) probe(ctx context.Context, due []lane) {
 	for _, at := range due {
 		first := w.lanes.held[at].first
 		found, err := w.queue.PeekFrom(first, nil, 1, w.settings.MaxBatchBytes)
-		if err != nil || len(found) == 0 || found[0].Pos.Compare(first) != 0 {
+		if err != nil || len(found) == 0 || found[0].Pos.Compare(first) != 0 && !isFor(found[0], at.topic, &w.settings) {
 			open = append(open, at) // it was evicted, or the reader will meet the error
 			continue
 		}
+		first = found[0].Pos // the one after it, where it was evicted
 		// Two lanes have one record where its topic has got more partitions meanwhile.
 		i := slices.IndexFunc(entries, func(e spool.Entry) bool { return e.Pos.Compare(first) == 0 })
 		if i < 0 {
@@ -286,7 +313,9 @@ func (w *loop) probe(ctx context.Context, due []lane) {
 		tried[at] = i
 	}
 	b := newBatch(entries, &w.settings)
+	began := time.Now()
 	reached := w.attempt(ctx, b, func(string, int, int) bool { return false })
+	w.rested = time.Now().Add(probeRest * min(time.Since(began), w.settings.Timeout))
 	for _, at := range due {
 		i, ok := tried[at]
 		if !ok {
@@ -309,9 +338,15 @@ func (w *loop) probe(ctx context.Context, due []lane) {
 	}
 	if !reached {
 		w.retreat(ctx)
-	} else {
+	} else if len(entries) > 0 {
 		w.conclude(nil)
 	}
+}
+
+// isFor reports whether a record goes to a topic.
+func isFor(e spool.Entry, topic string, s *Settings) bool {
+	b := newBatch([]spool.Entry{e}, s)
+	return b.items[0].message.topic == topic
 }
 
 // settle takes what of b has found its place out of the spool, counts it, and

@@ -418,7 +418,7 @@ func (s *Spool) tidy() {
 	s.mu.Lock()
 	var drained []*file
 	for _, f := range s.files {
-		if f != s.active && f.empty() && len(f.owed) == 0 {
+		if f != s.active && f.empty() && len(f.owed) == 0 && !s.lastState(f) {
 			drained = append(drained, f)
 		}
 	}
@@ -431,6 +431,11 @@ func (s *Spool) tidy() {
 			s.report(fmt.Errorf("remove drained spool file %q: %w", f.path, err))
 		}
 	}
+}
+
+// lastState reports whether f may be the only one on disk that has the journal's state. It needs s.mu.
+func (s *Spool) lastState(f *file) bool {
+	return s.opts.Journal != nil && f.own && !f.volatile && !f.stale && (s.active == nil || s.active.volatile)
 }
 
 // setAside gives a damaged file up, but for what is intact in it. The error says

@@ -23,6 +23,11 @@ type Journal interface {
 	// they may come again.
 	End(stored bool)
 
+	// Split ends what was stored so far: what is stored from now on may end with the
+	// process, and what the next process says of the state that is on disk must not
+	// contradict it.
+	Split()
+
 	// Adopt takes over the states that processes which are gone have left, oldest
 	// file first, an older file's before that of the file that its process began
 	// next. The records that follow from them come out of one of the next Seals.
@@ -110,6 +115,9 @@ func (s *Spool) supersede(f *file) {
 func (s *Spool) forget() {
 	if s.opts.Journal == nil {
 		return
+	}
+	if s.active == nil || s.active.volatile {
+		return // what the journal has stored may end with the process
 	}
 	s.mu.Lock()
 	var heirs []*file

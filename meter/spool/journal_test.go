@@ -69,6 +69,8 @@ func (j *numbers) Adopt(states [][]byte) {
 	j.dead = append(j.dead, string(newest))
 }
 
+func (j *numbers) Split() {}
+
 func (j *numbers) Adopted() bool { return len(j.dead) == 0 }
 
 func openWithJournal(t *testing.T, dir string, opts Options) (*Spool, *numbers) {

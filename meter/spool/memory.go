@@ -140,6 +140,9 @@ func (s *Spool) store(held []appendOp) error {
 		s.active = f
 		s.insert(f)
 		s.mu.Unlock()
+		if s.opts.Journal != nil {
+			s.opts.Journal.Split()
+		}
 	}
 	_, _, err := s.write(f, held, nil, nil)
 	return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -16,6 +17,7 @@ func (s *Spool) salvage(path string, after uint64, owed map[uint64]bool) map[uin
 	saved := map[uint64]bool{}
 	var group [][]byte
 	var seqs []uint64
+	var times []time.Time
 	size := 0
 	flush := func() bool {
 		if len(group) == 0 {
@@ -31,7 +33,8 @@ func (s *Spool) salvage(path string, after uint64, owed map[uint64]bool) map[uin
 			return false // it would be lost there; in the file it is safe
 		}
 		if err := s.update(s.active, func(w *writer) error {
-			for _, r := range group {
+			for i, r := range group {
+				w.now = times[i]
 				if err := w.append(r); err != nil {
 					return err
 				}
@@ -43,14 +46,14 @@ func (s *Spool) salvage(path string, after uint64, owed map[uint64]bool) map[uin
 		for _, seq := range seqs {
 			saved[seq] = true
 		}
-		group, seqs, size = nil, nil, 0
+		group, seqs, times, size = nil, nil, nil, 0
 		return true
 	}
-	eachIntact(path, func(seq uint64, record []byte) bool {
+	eachIntact(path, func(seq uint64, at time.Time, record []byte) bool {
 		if seq <= after || owed[seq] {
 			return true
 		}
-		group, seqs = append(group, slices.Clone(record)), append(seqs, seq)
+		group, seqs, times = append(group, slices.Clone(record)), append(seqs, seq), append(times, at)
 		size += len(record)
 		return size < groupBytes || flush()
 	})
@@ -64,15 +67,15 @@ func (s *Spool) salvage(path string, after uint64, owed map[uint64]bool) map[uin
 // eachIntact calls take for each record of a file whose checksum is right, in
 // their order, until it returns false: from the first up to where the file cannot
 // be read, and then what can be reached from its end.
-func eachIntact(path string, take func(seq uint64, record []byte) bool) {
+func eachIntact(path string, take func(seq uint64, at time.Time, record []byte) bool) {
 	seen := map[uint64]bool{}
 	wanted := true
-	err := walk(path, (*bolt.Cursor).First, (*bolt.Cursor).Next, func(seq uint64, record []byte) bool {
+	err := walk(path, (*bolt.Cursor).First, (*bolt.Cursor).Next, func(seq uint64, at time.Time, record []byte) bool {
 		if seen[seq] {
 			return true
 		}
 		seen[seq] = true
-		wanted = take(seq, record)
+		wanted = take(seq, at, record)
 		return wanted
 	})
 	if err == nil || !wanted {
@@ -80,19 +83,20 @@ func eachIntact(path string, take func(seq uint64, record []byte) bool) {
 	}
 	type found struct {
 		seq    uint64
+		at     time.Time
 		record []byte
 	}
 	var tail []found
-	_ = walk(path, (*bolt.Cursor).Last, (*bolt.Cursor).Prev, func(seq uint64, record []byte) bool {
+	_ = walk(path, (*bolt.Cursor).Last, (*bolt.Cursor).Prev, func(seq uint64, at time.Time, record []byte) bool {
 		if seen[seq] {
 			return false
 		}
 		seen[seq] = true
-		tail = append(tail, found{seq, slices.Clone(record)})
+		tail = append(tail, found{seq, at, slices.Clone(record)})
 		return true
 	})
 	for _, f := range slices.Backward(tail) {
-		if !take(f.seq, f.record) {
+		if !take(f.seq, f.at, f.record) {
 			return
 		}
 	}
@@ -100,7 +104,7 @@ func eachIntact(path string, take func(seq uint64, record []byte) bool) {
 
 // walk calls take for the intact records that a cursor comes by. An error means
 // that it could not come to the end.
-func walk(path string, first, next func(*bolt.Cursor) (key, value []byte), take func(seq uint64, record []byte) bool) (err error) {
+func walk(path string, first, next func(*bolt.Cursor) (key, value []byte), take func(seq uint64, at time.Time, record []byte) bool) (err error) {
 	v := &View{Path: path, file: file{path: path}}
 	defer v.file.abandon() // bbolt may have met damage: its mapping leaks
 	defer guard(&err)()
@@ -119,7 +123,7 @@ func walk(path string, first, next func(*bolt.Cursor) (key, value []byte), take 
 				return nil
 			}
 			if len(key) == 8 && len(value) <= maxRecordBytes+headerSize {
-				if record, _, err := parseValue(key, value); err == nil && !take(binary.BigEndian.Uint64(key), record) {
+				if record, at, err := parseValue(key, value); err == nil && !take(binary.BigEndian.Uint64(key), at, record) {
 					return nil
 				}
 			}

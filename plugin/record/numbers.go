@@ -245,11 +245,27 @@ func (n *Numbers) End(stored bool) {
 	}
 }
 
+// Split ends all runs as the next process would, to the byte: its checkpoints are those of the state that is on disk.
+func (n *Numbers) Split() {
+	for key, r := range n.runs {
+		a := &r.stored
+		if !r.dead && !a.closed && a.last > 0 {
+			l := left{topic: r.topic, source: r.source, start: r.start, binary: a.binary, first: a.first, last: a.last, recorded: uint64(a.recorded.UnixMilli()), sum: slices.Clone(a.sum)}
+			n.closing[closingKey(&l)] = l
+		}
+		delete(n.runs, key)
+	}
+}
+
+func closingKey(l *left) string {
+	return string(appendSequence([]byte(l.topic+"\x00"+l.source+"\x00"), l.start, 0))
+}
+
 // Adopt takes over the runs of processes that are gone. Of two states of one run that with more events is the newer.
 func (n *Numbers) Adopt(states [][]byte) {
 	for _, state := range states {
 		for _, l := range parseState(state) {
-			key := string(appendSequence([]byte(l.topic+"\x00"+l.source+"\x00"), l.start, 0))
+			key := closingKey(&l)
 			if known, ok := n.closing[key]; !ok || cmp.Compare(l.last, known.last) > 0 {
 				n.closing[key] = l
 			}
