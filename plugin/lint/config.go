@@ -1,6 +1,7 @@
 package lint
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"regexp"
@@ -17,7 +18,7 @@ import (
 
 // lint checks what the plugin is configured with at each place.
 func (l *linter) lint(uses []use) {
-	checked := map[*yaml.Node]bool{}
+	checked, values := map[*yaml.Node]bool{}, map[[2]string]*yaml.Node{}
 	for i := range uses {
 		u := &uses[i]
 		l.uses++
@@ -27,6 +28,7 @@ func (l *linter) lint(uses []use) {
 		if !checked[u.config] { // a configuration that several share is wrong once
 			checked[u.config] = true
 			l.config(u)
+			l.shared(u.config, values)
 		}
 		l.meters(u)
 	}
@@ -418,6 +420,33 @@ func (l *linter) double(m *yaml.Node, byValue map[string]*yaml.Node) {
 		return
 	}
 	byValue[key] = m
+}
+
+// shared finds values that consumers cannot tell from those of another configuration. Within one the meters' compiler finds them.
+func (l *linter) shared(config *yaml.Node, values map[[2]string]*yaml.Node) {
+	mine := map[[2]string]*yaml.Node{}
+	for _, m := range items(member(config, "meters")) {
+		key := [2]string{cmp.Or(text(member(m, "event_type")), meter.DefaultEventType), cmp.Or(text(member(m, "value_property")), meter.DefaultValueProperty)}
+		other := values[key]
+		if mine[key] != nil || text(member(m, "slug")) == "" {
+			continue
+		}
+		mine[key] = m
+		if other != nil && !slices.ContainsFunc([]string{"slug", "aggregation", "value"}, func(field string) bool {
+			return text(member(m, field)) != text(member(other, field))
+		}) {
+			other = nil // the same meter, enabled in two places
+		}
+		if other != nil {
+			l.add(m, Warning, RuleDouble, "meter %q has the event type %s and the property %q in common with meter %q of another configuration (line %d): a consumer counts both as one; give it an event_type of its own",
+				text(member(m, "slug")), key[0], key[1], text(member(other, "slug")), other.Line)
+		}
+	}
+	for key, m := range mine {
+		if values[key] == nil {
+			values[key] = m
+		}
+	}
 }
 
 // bothPresets warns of a file that asks for both events of LLM calls by name.
