@@ -2,6 +2,7 @@ package command
 
 import (
 	"cmp"
+	"strconv"
 	"strings"
 
 	"github.com/tidwall/gjson"
@@ -52,12 +53,23 @@ func (f *fold) add(v gjson.Result, time string) {
 // folds are totals, as the meters declare them.
 type folds map[foldKey]*fold
 
+// dimensions returns the names in a flag.
+func dimensions(flag string) []string {
+	names := strings.Split(flag, ",")
+	for i := range names {
+		names[i] = strings.TrimSpace(names[i])
+	}
+	return names
+}
+
 // add folds an event's values in. properties says which of its members are values, and how they are folded: by event type and
 // name. by are the dimensions that split a total, beside the subject.
 func (f folds) add(properties map[[2]string]meter.Aggregation, by []string, eventType, subject, time string, data gjson.Result) {
 	parts := make([]string, len(by))
 	for i, name := range by {
-		parts[i] = data.Get(gjson.Escape(name)).String()
+		if parts[i] = data.Get(gjson.Escape(name)).String(); len(by) > 1 && strings.ContainsAny(parts[i], `,"`) {
+			parts[i] = strconv.Quote(parts[i]) // else two splits could read alike
+		}
 	}
 	data.ForEach(func(k, v gjson.Result) bool {
 		aggregation, counted := properties[[2]string{eventType, k.Str}]

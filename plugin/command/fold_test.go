@@ -31,6 +31,18 @@ func TestACountCountsEvents(t *testing.T) {
 	}
 }
 
+// TestSplitsThatReadAlikeAreTwo has commas in what totals are split by.
+func TestSplitsThatReadAlikeAreTwo(t *testing.T) {
+	f := folds{}
+	declared := map[[2]string]meter.Aggregation{{"acme.x", "value"}: meter.Sum}
+	for _, data := range []string{`{"value":1,"a":"x, y","b":"z"}`, `{"value":1,"a":"x","b":"y, z"}`} {
+		f.add(declared, dimensions("a, b"), "acme.x", "cust", "t", gjson.Parse(data))
+	}
+	if len(f) != 2 {
+		t.Errorf("%d totals: %v", len(f), f)
+	}
+}
+
 // TestThePluginThatKongRuns follows the order in which Kong looks for a plugin's configuration.
 func TestThePluginThatKongRuns(t *testing.T) {
 	const log = `{"consumer":{"username":"alice"},"route":{"name":"r","id":"r-1"},"service":{"name":"s"}}`

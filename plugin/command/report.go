@@ -60,7 +60,7 @@ func runReport(args []string, out, errs io.Writer, host Host) error {
 		return fmt.Errorf("-format %q: must be table, csv or json", *format)
 	}
 	if *by != "" {
-		x.by = strings.Split(*by, ",")
+		x.by = dimensions(*by)
 	}
 	all, err := newEvaluators(host, *meters, "")
 	if err != nil {

@@ -73,7 +73,7 @@ func runSimulate(args []string, out, errs io.Writer, host Host) error {
 	}
 	s := &simulation{ids: map[uint64]struct{}{}, seed: maphash.MakeSeed()}
 	if *by != "" {
-		s.by = strings.Split(*by, ",")
+		s.by = dimensions(*by)
 	}
 	for i, path := range []string{*before, *after} {
 		if path == "" {
