@@ -160,9 +160,15 @@ func (p *Program) Replay(document string) (*Observation, error) {
 	if err := s.Scan(document, &p.paths.added, o.replayed); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotObject, err)
 	}
+	const redacted = `"` + Redacted + `"`
 	for _, source := range p.subjects {
-		if o.values[source.slot] == `"`+Redacted+`"` { // a header's name may look like a secret's; who was billed is kept
+		if o.values[source.slot] == redacted { // a header's name may look like a secret's; who was billed is kept
 			o.values[source.slot] = gjson.Get(document, "subject").Raw
+		}
+	}
+	for slot, value := range o.values {
+		if value == redacted {
+			o.values[slot] = "" // nobody knows it
 		}
 	}
 	return o, nil

@@ -121,13 +121,14 @@ func TestANameThatIsNotUTF8NamesNobody(t *testing.T) {
 	}
 }
 
-// TestAReplayBillsWhoWasBilled has a header for the customer whose name looks like a secret's.
+// TestAReplayBillsWhoWasBilled has headers whose names look like secrets': one for the customer, and one for a dimension, which is not known any more.
 func TestAReplayBillsWhoWasBilled(t *testing.T) {
-	p, err := Compile(Settings{Meters: []Meter{APIRequests()}, SubjectSources: []SubjectSource{{"header", "x-authenticated-userid"}}})
+	meters := []Meter{{Slug: "m", Aggregation: Count, GroupBy: map[string]string{"session": "request.headers['x-session']", "method": "request.method"}}}
+	p, err := Compile(Settings{Meters: meters, SubjectSources: []SubjectSource{{"header", "x-authenticated-userid"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	o, err := p.Observe(`{"request":{"id":"r1","headers":{"x-authenticated-userid":"alice"}},"response":{"status":200}}`)
+	o, err := p.Observe(`{"request":{"id":"r1","headers":{"x-authenticated-userid":"alice","x-session":"s"},"method":"GET"},"response":{"status":200}}`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +141,8 @@ func TestAReplayBillsWhoWasBilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := p.Events(again).Events[0].Subject; got != "alice" {
-		t.Errorf("%q is billed", got)
+	e := p.Events(again).Events[0]
+	if e.Subject != "alice" || string(e.Data) != `{"value":1,"method":"GET"}` && string(e.Data) != `{"method":"GET","value":1}` {
+		t.Errorf("%q is billed for %s", e.Subject, e.Data)
 	}
 }
