@@ -109,6 +109,9 @@ func TestWhatWasSentAndTakenIsNotCountedAsLost(t *testing.T) {
 // TestWordIsTakenInHoweverOften has a process that outlives Kong, whose workers leave word time and again, and faster than it is
 // read.
 func TestWordIsTakenInHoweverOften(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for several seconds")
+	}
 	p, l := laneProcess(t)
 	dialLane(t, l.prefix, "w", 0).register(1, apiOnly)
 	path := filepath.Join(l.prefix, laneLost)
@@ -130,6 +133,9 @@ func TestWordIsTakenInHoweverOften(t *testing.T) {
 
 // TestWordOfAWorkerThatIsConnectedWaits has a process that hung: the last batch is still in its connection.
 func TestWordOfAWorkerThatIsConnectedWaits(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for several seconds")
+	}
 	p, l := laneProcess(t)
 	w := dialLane(t, l.prefix, "w", 0)
 	w.register(1, apiOnly)

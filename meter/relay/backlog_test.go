@@ -39,6 +39,9 @@ func (c *counting) Peek(dst []spool.Entry, n, b int) ([]spool.Entry, error) {
 }
 
 func TestABlockedBacklogThatIsEvictedIsNotReadAgainAndAgain(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for six seconds")
+	}
 	c := newCluster(t)
 	s, err := spool.Open(t.TempDir(), spool.Options{MaxBytes: 2 << 20, WhenFull: spool.DropOldest})
 	if err != nil {

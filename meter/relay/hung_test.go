@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,8 +21,10 @@ func (h hung) publish(_ context.Context, messages []message, closed func(string,
 	results := make([]result, len(messages))
 	away := false
 	for i, m := range messages {
-		var n int
-		fmt.Sscan(string(m.key), &n)
+		n, err := strconv.Atoi(string(m.key))
+		if err != nil {
+			return nil, err
+		}
 		at := n % 60
 		results[i].partitions, results[i].partition = 60, at
 		switch {
@@ -45,6 +48,9 @@ func (hung) reset()                   {}
 func (hung) close()                   {}
 
 func TestABrokerThatDoesNotAnswerDoesNotHoldUpTheOthers(t *testing.T) {
+	if testing.Short() {
+		t.Skip("waits for seven seconds")
+	}
 	s := newSpool(t)
 	const timeout = 50 * time.Millisecond // with max_retry_delay as the defaults: 10 s and 30 s
 	r, err := New(Settings{Brokers: []string{"x:1"}, Timeout: timeout, MaxRetryDelay: 3 * timeout}, s)
