@@ -292,3 +292,21 @@ func TestAWorkerThatComesBackIsNotLost(t *testing.T) {
 		t.Error("the worker counts as lost, or soon will")
 	}
 }
+
+// TestDropsAloneOnAFreshConnectionAreTold has a worker whose new connection has registered nothing yet.
+func TestDropsAloneOnAFreshConnectionAreTold(t *testing.T) {
+	p, l := laneProcess(t)
+	w := dialLane(t, l.prefix, "w", 0)
+	w.register(1, apiOnly)
+	if got := w.ask(batch(1, false, nil, plain(1))); got != "OK 1" {
+		t.Fatal(got)
+	}
+	again := dialLane(t, l.prefix, "w", 1)
+	if got := again.ask(batch(2, false, []lane.Drop{{Plugin: "p-1", Reason: "worker_queue_full", Count: 7}})); got != "OK 2" {
+		t.Fatal(got)
+	}
+	p.ended(t, map[place]uint64{placeSpooled: 1, placeWorkerQueueFull: 7})
+	if told := p.spooled(t)[1].Get("data.exchanges").Int(); told != 7 {
+		t.Errorf("%d are told", told)
+	}
+}

@@ -132,6 +132,11 @@ func (w *laneWorker) commit(b *laneBatch) error {
 	missing := account.Batch(int64(b.batch.Entries), drops, b.last)
 
 	sinks := b.session.sinks()
+	if len(sinks) == 0 { // drops alone, on a connection that has registered nothing yet
+		w.mu.Lock()
+		sinks = w.sinks
+		w.mu.Unlock()
+	}
 	gaps := w.gaps(b, missing, sinks)
 	places, err := b.spool(gaps)
 	if err != nil {

@@ -117,7 +117,7 @@ describe("the lane", function()
     assert.same({}, w.lines)
   end)
 
-  it("asks for a process that is away once a second, and says so once a minute", function()
+  it("asks for a process that is away three times a second, and says so once a minute", function()
     w.process.away = true
     exchanges(1)
     local connects = 0
@@ -130,7 +130,7 @@ describe("the lane", function()
       exchanges(1)
       w.run(0.059)
     end
-    assert.is_true(connects >= 50 and connects <= 65, connects .. " attempts in a minute")
+    assert.is_true(connects >= 150 and connects <= 250, connects .. " attempts in a minute")
     assert.equal(1, #w.lines)
     assert.matches("takes no exchanges", w.lines[1])
     w.process.away = false
@@ -230,6 +230,27 @@ describe("the lane", function()
     local last = w.process.batches[#w.process.batches]
     assert.same({ ["p-1 worker_refused"] = 4 }, last.drops)
     assert.equal(5, last.exchanges[1].number)
+  end)
+
+  it("tells of drops alone on the connection that is there when it exits, or with a configuration", function()
+    w.process.away = true
+    exchanges(20010)
+    w.run(1)
+    w.process.away = false
+    w.exit()
+    local sent, dropped = total(w.process.batches)
+    assert.equal(20000, sent)
+    assert.equal(10, dropped)
+    assert.equal(1, #w.process.hellos)
+    w.process.away, w.pooled = true, nil
+    w.serialize_fails = true
+    exchanges(1)
+    w.serialize_fails = false
+    w.process.away = false
+    w.run(0)
+    assert.equal(2, #w.process.hellos)
+    assert.equal(2, #w.process.configs)
+    assert.same({ ["p-1 worker_error"] = 1 }, w.process.batches[#w.process.batches].drops)
   end)
 
   it("tells of drops again with which a batch is refused", function()

@@ -24,7 +24,7 @@ local timer_at, timer_every = _G.native_timer_at or ngx.timer.at, _G.native_time
 local MAX_ENTRIES, MAX_BYTES = 20000, 64 * 2^20    -- of the queue: ten seconds of 2,000 exchanges without bodies
 local BATCH_DELAY = 0.05                           -- seconds between batches, because a large one costs both sides less; one
 local BATCH_ENTRIES, BATCH_BYTES = 2000, 4 * 2^20  -- takes all there is, up to here
-local RETRY_TICKS = 20                             -- of BATCH_DELAY, between attempts to reach a process that is away
+local RETRY_TICKS = 5                              -- of BATCH_DELAY, between attempts to reach a process that is away
 local EXIT_PATIENCE, EXIT_DELAY = 3, 0.2           -- seconds that a worker which exits tries, and waits between attempts
 local CONNECT_TIMEOUT, SEND_TIMEOUT, DISK_TIMEOUT = 1000, 2000, 5000         -- ms; the last until a batch is on disk
 local RENEWAL = 60                                 -- seconds until it is looked whether Kong has renewed a secret
@@ -48,6 +48,7 @@ end
 -- A registration is what this worker knows of a configuration: its number on the lane, and what the process needs of an
 -- exchange. Until the process has said so, that is the whole log, and the body of what may be an answer of an LLM.
 local registrations, registered = setmetatable({}, { __mode = "k" }), 0      -- by configuration; the last one's number
+local newest                                                                 -- of the last exchange
 
 local function registration(conf)
   local r, now = registrations[conf], ngx.now()
@@ -337,9 +338,10 @@ local function deliver(socket)
   if not batch.drops then -- from here on it takes no more
     batch.drops, dropped = dropped, {}
   end
-  for i = 1, batch.entries do
-    if batch.registrations[i].connection ~= connections then
-      register(socket, batch.registrations[i])
+  for i = 1, max(batch.entries, 1) do -- one where there are drops alone: the process must know whom to tell of them
+    local r = batch.registrations[i] or newest
+    if r and r.connection ~= connections then
+      register(socket, r)
     end
   end
   local lines, count = lines_of(batch.drops)
@@ -375,7 +377,8 @@ local function drain()
     return
   end
   local socket = connect()
-  for _ = first, idle() and 0 or max(first, exiting and last or last - 1) do
+  local latest = exiting and math.huge or max(first, last - 1)
+  while first <= latest and not idle() do
     deliver(socket)
   end
   if not exiting then
@@ -472,6 +475,7 @@ end
 -- enqueue puts the exchange into the batch that is open.
 local function enqueue(conf, ctx)
   local r = registration(conf)
+  newest = r
   if entries >= MAX_ENTRIES or bytes >= MAX_BYTES then
     return drop(r.plugin .. " worker_queue_full")
   end
