@@ -24,8 +24,8 @@ const (
 	// CEL's units: about one for each step of a loop and each operation in it, and one for ten bytes of text that are
 	// worked on. A unit takes some tens of nanoseconds.
 	maxCost, maxExchangeCost = 200_000, 500_000
-	// maxSmallCost is what an expression may cost still when the exchange's budget is spent: a meter that reads a header must
-	// not suffer from another one's list.
+	// maxSmallCost is what each expression may cost still, of all its rows, when the exchange's budget is spent: a meter that reads
+	// a header must not suffer from another one's list.
 	maxSmallCost = 1000
 	// maxRead bounds what expressions read of the lists and objects of one exchange, in bytes: CEL's costs do not count it.
 	maxRead = 4 << 20
@@ -114,14 +114,20 @@ func (p *celProgram) mayBe(source, name string, kind types.Kind) error {
 
 // eval returns the raw JSON of the value, "" where it has none because something that it reads is absent.
 func (p *celProgram) eval(x *evaluation) (string, error) {
-	program := p.program
-	if p.limited && x.cost >= maxExchangeCost {
+	program, spent := p.program, p.limited && x.cost >= maxExchangeCost
+	if spent {
+		if x.small[p] >= maxSmallCost {
+			return "", ErrCost
+		}
 		program = p.small
 	}
 	out, details, err := program.Eval(&celVariables{p: p, x: x, values: make([]ref.Val, len(p.refs))})
 	if p.limited && details != nil {
 		if cost := details.ActualCost(); cost != nil {
 			x.cost += *cost
+			if spent {
+				x.overdraw(p, *cost)
+			}
 		}
 	}
 	if err == nil {

@@ -105,6 +105,48 @@ func TestACostlyMeterTakesNothingFromOthers(t *testing.T) {
 	}
 }
 
+// TestRowsSpendNoMoreThanTheirExpressionsMay has rows for each of which an expression would be cheap, when the budget is spent.
+func TestRowsSpendNoMoreThanTheirExpressionsMay(t *testing.T) {
+	const rows, expressions = 1000, 20
+	meters := make([]Meter, expressions)
+	for i := range meters {
+		meters[i] = Meter{
+			Slug: fmt.Sprintf("m%d", i), EventType: fmt.Sprintf("acme.e%d", i), Aggregation: Sum,
+			ForEach: "body.l", Value: "sum(each.map(x, x * 2))",
+		}
+	}
+	row := "[" + strings.Repeat("1,", 99) + "1]"
+	r := metered(t, `{"l":[`+strings.Repeat(row+",", rows-1)+row+`]}`, meters...)
+	if most := uint64(maxExchangeCost + maxCost + expressions*2*maxSmallCost); r.x.cost > most || r.x.cost < maxExchangeCost {
+		t.Errorf("all of it has cost %d, want some %d, at most %d", r.x.cost, maxExchangeCost, most)
+	}
+}
+
+// TestAMemberThatIsNullIsAbsent compares the members that the Lua front sends with the whole log.
+func TestAMemberThatIsNullIsAbsent(t *testing.T) {
+	p, err := Compile(Settings{Meters: []Meter{{Slug: "m", Aggregation: Count, Filter: "!has(consumer.custom_id)"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	paths, _ := p.LogPaths()
+	members := make([][]byte, len(paths))
+	for i, keys := range paths {
+		switch strings.Join(keys, ".") {
+		case "request.id":
+			members[i] = []byte(`"r1"`)
+		case "consumer.custom_id":
+			members[i] = []byte("null")
+		}
+	}
+	var o Observation
+	if err := p.Excerpt(paths).Observe(&o, members); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(p.Events(&o).Events); n != 1 {
+		t.Errorf("%d events, want 1", n)
+	}
+}
+
 func TestANameThatIsNotUTF8NamesNobody(t *testing.T) {
 	p, err := Compile(Settings{Meters: []Meter{APIRequests()}, SubjectSources: []SubjectSource{{"header", "x-customer"}}})
 	if err != nil {

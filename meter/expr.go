@@ -49,15 +49,24 @@ func (s *scope) ref(keys []string, fn string) (slotRef, error) {
 
 // evaluation is one exchange, and one row of it, as expressions read it.
 type evaluation struct {
-	values []string        // raw JSON by slot, of the observation
-	row    []string        // likewise, of the row
-	shared map[int]ref.Val // lists and objects of the observation, by slot
-	cost   uint64          // what the exchange's CEL programs have cost
-	read   int             // and what they have read of lists and objects, in bytes
+	values []string               // raw JSON by slot, of the observation
+	row    []string               // likewise, of the row
+	shared map[int]ref.Val        // lists and objects of the observation, by slot
+	cost   uint64                 // what the exchange's CEL programs have cost
+	small  map[*celProgram]uint64 // and each of them since that was too much; nil before
+	read   int                    // and what they have read of lists and objects, in bytes
 
 	// Memory that the next exchange uses again.
 	passed, applies []bool // by meter
 	data            []byte // of the events
+}
+
+// overdraw notes what a program has cost when the exchange's budget was spent.
+func (x *evaluation) overdraw(p *celProgram, cost uint64) {
+	if x.small == nil {
+		x.small = map[*celProgram]uint64{}
+	}
+	x.small[p] += cost
 }
 
 // reset forgets the exchange, and keeps its memory for the next one.

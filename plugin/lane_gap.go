@@ -246,8 +246,9 @@ func (l *laneServer) takeLost(name string, sinks []*instance) error {
 		wrong = append(wrong, err)
 	}
 	loseLeft()
-	err = os.Remove(name)
-	l.lost[name] = err != nil
+	if err = os.Remove(name); err != nil {
+		l.lost[name] = true
+	}
 	return errors.Join(append(wrong, err)...)
 }
 
