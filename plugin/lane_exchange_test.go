@@ -61,3 +61,46 @@ func TestTheRequestSaysWhatWasAskedFor(t *testing.T) {
 		}
 	}
 }
+
+// TestOnAbortSaysWhatIsBilledOfACutAnswer has streams that declare as they go, and one that declares nothing and is estimated, cut by
+// their client or whole.
+func TestOnAbortSaysWhatIsBilledOfACutAnswer(t *testing.T) {
+	const (
+		declares = `data: {"id":"c","object":"chat.completion.chunk","model":"gpt-4o","choices":[{"delta":{"content":"Hello there."}}],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5}}` + "\n\n"
+		silent   = `data: {"id":"c","object":"chat.completion.chunk","model":"gpt-4o","choices":[{"delta":{"content":"Hello there."}}]}` + "\n\n"
+	)
+	for name, test := range map[string]struct {
+		policy, body string
+		cut          bool
+		status       string
+		tokens       bool
+	}{
+		"cut, reported is billed":  {abortBillReported, declares, true, "partial", true},
+		"cut, nothing is billed":   {abortBillNothing, declares, true, "missing", false},
+		"cut, an estimate":         {abortBillReported, silent, true, "estimated", true},
+		"cut, no estimate either":  {abortBillNothing, silent, true, "missing", false},
+		"whole, whatever the rule": {abortBillNothing, declares + "data: [DONE]\n\n", false, "final", true},
+		"whole and estimated, too": {abortBillNothing, silent + "data: [DONE]\n\n", false, "estimated", true},
+		"reported is the default":  {"", declares, true, "partial", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, l := laneProcess(t)
+			w := dialLane(t, l.prefix, "w", 0)
+			policy := ""
+			if test.policy != "" {
+				policy = `"on_abort":"` + test.policy + `",`
+			}
+			w.register(1, `{"meter_api_requests":false,"meter_ai_token_usage":false,"llm":{`+policy+`"estimate":true}}`)
+			x := plain(1)
+			x.Log = []byte(`{"request":{"id":"` + requestID(1) + `","method":"POST"},"upstream_uri":"/v1/chat/completions","response":{"status":200,"headers":{"content-type":"text/event-stream"}},"source":"upstream","started_at":1795428217672}`)
+			x.Tapped, x.Type, x.Head, x.Delivered, x.Ended = true, []byte("text/event-stream"), []byte(test.body), !test.cut, !test.cut
+			if got := w.ask(batch(1, false, nil, x)); got != "OK 1" {
+				t.Fatal(got)
+			}
+			e := p.spooled(t)[0]
+			if got := e.Get("data.usage_status").Str; got != test.status || e.Get("data.output_tokens").Exists() != test.tokens {
+				t.Errorf("got %s", e.Get("data"))
+			}
+		})
+	}
+}
