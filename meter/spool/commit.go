@@ -403,7 +403,7 @@ func (s *Spool) drop(f *file) {
 }
 
 // tidy begins the next file when the active one is large, and removes drained
-// files.
+// files, or what they take beyond their rejected records.
 func (s *Spool) tidy() {
 	if f := s.active; f != nil && !f.volatile {
 		// A file that once held a backlog keeps its size, and bbolt writes the
@@ -431,6 +431,7 @@ func (s *Spool) tidy() {
 			s.report(fmt.Errorf("remove drained spool file %q: %w", f.path, err))
 		}
 	}
+	s.compact()
 }
 
 // lastState reports whether f may be the only one on disk that has the journal's state. It needs s.mu.

@@ -35,8 +35,10 @@
 // process appends to one file of its own, its active file, and begins another
 // when that has grown to [Options.SegmentBytes] (bbolt files never shrink) or
 // is large and almost empty. A file that is no longer active is removed when
-// it is drained. [Spool.Adopt] takes over the files of processes that are
-// gone; it never waits for a lock. Files are read in the order of their names.
+// it is drained; when rejected records are what is left in it, it is written anew
+// with these alone, as <name>.compacting, which then takes its name. [Spool.Adopt]
+// takes over the files of processes that are gone; it never waits for a lock. Files
+// are read in the order of their names.
 //
 // A file holds three buckets:
 //

@@ -53,12 +53,13 @@ type file struct {
 	size     int64 // bytes in use, free pages included
 
 	// Guarded by Spool.mu.
-	acked   uint64 // no record up to here is returned again, on disk or not yet
-	passed  uint64 // Peek goes on after it; see Settle
-	peeked  uint64 // records up to here may be on their way; they are not evicted
-	owed    []settlement
-	settled int64 // settlements that are durable
-	gone    bool  // removed or set aside
+	acked     uint64 // no record up to here is returned again, on disk or not yet
+	passed    uint64 // Peek goes on after it; see Settle
+	peeked    uint64 // records up to here may be on their way; they are not evicted
+	owed      []settlement
+	settled   int64 // settlements that are durable
+	gone      bool  // removed or set aside
+	compacted bool  // see compact
 
 	salvaging bool            // what is settled meanwhile is owed, and counted at the end
 	saved     map[uint64]bool // of a file that was set aside: what is pending elsewhere
