@@ -10,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/tidwall/gjson"
@@ -229,35 +230,39 @@ func documentUses(document *yaml.Node) ([]pluginUse, error) {
 	return uses, wrong
 }
 
-// choose returns the use that Kong would run for an exchange, given Kong's log of it: of those that fit the most specific
-// one (Kong's documentation, "Plugin precedence"). It is nil when none fits. Kong's log does not tell of consumer groups: what
-// is enabled for one of them never fits.
+// scope says for what a plugin is enabled: for one consumer, one route, one service, or several of these at once.
+type scope struct{ consumer, route, service bool }
+
+// precedence is Kong's order among the plugins that fit an exchange, of which it runs the first (Kong's documentation, "Plugin
+// precedence").
+var precedence = [...]scope{
+	{consumer: true, route: true, service: true},
+	{consumer: true, route: true},
+	{consumer: true, service: true},
+	{route: true, service: true},
+	{consumer: true},
+	{route: true},
+	{service: true},
+	{},
+}
+
+// choose returns the use that Kong would run for an exchange, given Kong's log of it. It is nil when none fits. Kong's log does
+// not tell of consumer groups: what is enabled for one of them never fits.
 func choose(uses []pluginUse, log []byte) *pluginUse {
-	named := func(member, name string) bool {
+	fits := func(member, name string) bool {
 		o := gjson.GetBytes(log, member)
-		return name == o.Get("name").Str || name == o.Get("id").Str || name == o.Get("username").Str
+		return name == "" || name == o.Get("name").Str || name == o.Get("id").Str || name == o.Get("username").Str
 	}
 	var best *pluginUse
-	rank := -1
+	first := len(precedence)
 	for i := range uses {
 		u := &uses[i]
-		if u.group != "" || u.route != "" && !named("route", u.route) || u.service != "" && !named("service", u.service) || u.consumer != "" && !named("consumer", u.consumer) {
+		if u.group != "" || !fits("route", u.route) || !fits("service", u.service) || !fits("consumer", u.consumer) {
 			continue
 		}
-		r := 0
-		for weight, set := range map[int]bool{4: u.consumer != "", 2: u.route != "", 1: u.service != ""} {
-			if set {
-				r += weight
-			}
-		}
-		switch r { // a route and a service come before a consumer alone
-		case 3:
-			r = 4
-		case 4:
-			r = 3
-		}
-		if r > rank {
-			best, rank = u, r
+		place := slices.Index(precedence[:], scope{consumer: u.consumer != "", route: u.route != "", service: u.service != ""})
+		if place < first {
+			best, first = u, place
 		}
 	}
 	return best
