@@ -30,6 +30,8 @@ const (
 	// drainLimit bounds how long a stop waits for Kafka. Kong itself kills the process 20 ms after SIGTERM; nothing
 	// depends on the drain, because what is in the spool is published by the next process.
 	drainLimit = 10 * time.Second
+	// endLimit bounds the whole stop: a disk that does not answer must not keep the process.
+	endLimit = 20 * time.Second
 )
 
 const usage = `kafka-metering: Kong plugin server that publishes metering events to Kafka
@@ -146,12 +148,27 @@ func (p *process) drainOnSignal() {
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
 	<-stop
-	ctx, cancel := context.WithTimeout(context.Background(), drainLimit)
-	defer cancel()
-	p.leaving.Store(true)
-	p.lane.close()
-	if err := p.close(ctx); err != nil {
+	if err := p.end(drainLimit, endLimit); err != nil {
 		p.log.Warn("stop; the next process publishes what is left in the spool", "error", err)
 	}
 	os.Exit(0)
+}
+
+// end takes nothing more, publishes what it can while drain lasts, and closes what there is; it returns after limit at the
+// latest, whatever the disk does.
+func (p *process) end(drain, limit time.Duration) error {
+	p.leaving.Store(true)
+	ctx, cancel := context.WithTimeout(context.Background(), drain)
+	defer cancel()
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.lane.close()
+		err = p.close(ctx)
+	}()
+	if !waitFor(done, limit) {
+		return fmt.Errorf("the disk of the spool %s has not answered for %v: what it has not taken by now is lost, or stays with Kong's workers", p.spoolDir, limit)
+	}
+	return err
 }

@@ -234,3 +234,18 @@ func TestMetricsAreServedWhenTheProcessBeforeHasLetGoOfTheAddress(t *testing.T) 
 		t.Errorf("listening nowhere: %v", err)
 	}
 }
+
+func TestADiskThatDoesNotAnswerKeepsNoProcessFromEnding(t *testing.T) {
+	p, _ := laneProcess(t)
+	stuck := newPipeline(p, filepath.Join(p.spoolDir, "stuck"))
+	stuck.mu.Lock() // as while the disk does not answer
+	p.pipelines["stuck"] = stuck
+	err := p.end(time.Millisecond, 10*time.Millisecond)
+	if err == nil || !strings.Contains(err.Error(), "has not answered") {
+		t.Error(err)
+	}
+	stuck.mu.Unlock()
+	if err := p.end(time.Minute, time.Minute); err != nil {
+		t.Errorf("a disk that answers: %v", err)
+	}
+}
