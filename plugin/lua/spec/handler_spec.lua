@@ -463,15 +463,25 @@ describe("the tap", function()
     assert.equal("b", seen({ cut = true, var = { request_completion = "" } }).flags)
     assert.equal("db", seen({ cut = true }).flags)
     assert.equal("", seen({ status = 499, source = "error", chunks = {}, var = { request_completion = "" } }).flags)
-    local silent = post { cut = true }
-    w.request, w.ngx.ctx = silent, { balancer_data = { read_timeout = 60000 } }
-    silent.var = { request_completion = "OK" }
-    handler:header_filter(conf)
-    w.time = w.time + 60
-    handler:log(conf)
-    w.run(1)
-    local b = w.process.batches[#w.process.batches]
-    assert.equal("dbst", b.exchanges[#b.exchanges].flags)
+    local function silent(patience, seconds)
+      local request = post { cut = true }
+      w.request, w.ngx.ctx = request, { balancer_data = { read_timeout = patience } }
+      request.var = { request_completion = "OK" }
+      handler:header_filter(conf)
+      w.time = w.time + seconds
+      handler:log(conf)
+      w.run(1)
+      local b = w.process.batches[#w.process.batches]
+      return b.exchanges[#b.exchanges].flags
+    end
+    assert.equal("dbst", silent(60000, 60))
+    assert.equal("dbst", silent(60000, 59)) -- ngx.now is not exact
+    assert.equal("dbt", silent(60000, 58))
+    assert.equal("dbst", silent(5000, 4.72)) -- nginx's timer is early
+    assert.equal("dbt", silent(5000, 4.6))
+    assert.equal("dbst", silent(100, 0.06))
+    assert.equal("dbt", silent(100, 0.04))
+    assert.equal("dbt", silent(nil, 1000))
   end)
 
   it("takes the end of a body from Kong where another plugin has replaced it", function()

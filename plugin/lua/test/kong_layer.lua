@@ -130,7 +130,7 @@ function M.init_worker()
 end
 
 local services = {
-  slow = { id = "s-slow", name = "slow", host = "upstream", read_timeout = 300 },
+  slow = { id = "s-slow", name = "slow", host = "upstream", read_timeout = 600 },
   llm = { id = "s-llm", name = "llm", host = "upstream", read_timeout = 60000 },
 }
 local route = { id = "r-1", name = "everything", service = { id = "s-llm" } }

@@ -15,7 +15,7 @@ local cjson, buffer, new_list = require "cjson.safe", require "string.buffer", r
 
 local kong, ngx = kong, ngx
 local var, encode, concat = ngx.var, cjson.encode, table.concat
-local find, sub, floor, max, abs = string.find, string.sub, math.floor, math.max, math.abs
+local find, sub, floor, max, min, abs = string.find, string.sub, math.floor, math.max, math.min, math.abs
 
 -- Kong has timers of its own under OpenResty's names, which do not run any more once a worker has begun to exit. It keeps
 -- OpenResty's: a stream that ends after kong reload is handed over by one of those.
@@ -163,7 +163,12 @@ local objects = {
   ["request.querystring"] = function(ctx, name)
     return (var.args or ctx.KONG_UNEXPECTED) and kong.request.get_query()[name] or nil -- Kong's error handler has no args
   end,
-  ["response.headers"] = function(_, name) return ngx.header[name] end,
+  ["response.headers"] = function(_, name)
+    if find(name, "_", 1, true) then -- which ngx.header takes for a dash
+      return rawget(ngx.resp.get_headers(), name)
+    end
+    return ngx.header[name]
+  end,
   route = function(ctx, name) return (ctx.route or NONE)[name] end,
   service = function(ctx, name) return (ctx.service or NONE)[name] end,
   consumer = function(ctx, name) return (ctx.authenticated_consumer or NONE)[name] end,
@@ -457,8 +462,10 @@ local function describe(record, ctx)
     -- kong.response.set_raw_body): we are not called again, but Kong notes the end; if there was none, when it begins to log.
     local noted = ctx.KONG_BODY_FILTER_ENDED_AT_NS
     local silence, patience = max(seen.pause, ngx.now() - seen.last), (ctx.balancer_data or NONE).read_timeout or math.huge
-    local ended, stalled = seen.eof or noted and noted ~= ctx.KONG_LOG_START_NS, silence * 1000 >= 0.98 * patience
-    flags = flags .. (ended and "be" or stalled and "bs" or "b") -- ngx.now is not exact
+    -- nginx moves a timer only by more than 300 ms (NGX_TIMER_LAZY_DELAY): it fires early by as much; nor is ngx.now exact.
+    local early = max(0.02 * patience, min(310, patience / 2))
+    local ended, stalled = seen.eof or noted and noted ~= ctx.KONG_LOG_START_NS, silence * 1000 >= patience - early
+    flags = flags .. (ended and "be" or stalled and "bs" or "b")
   end
   if seen.tapped then
     flags, head, tail = flags .. "t", concat(seen.head), concat(seen.tail, "", seen.from, seen.to)
