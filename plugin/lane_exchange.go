@@ -123,7 +123,6 @@ func (in *instance) readTapped(o *meter.Observation, x *lane.Exchange) {
 		if o.LLM.Stream == nil {
 			o.LLM.Stream = asked.stream
 		}
-		in.settleAbort(o)
 	}
 }
 

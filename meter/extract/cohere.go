@@ -18,7 +18,7 @@ var cohereChat = format{
 	operation: "chat",
 	markers:   []string{`"billed_units"`, `"tokens"`},
 	shapes: []shape{
-		{[]sign{{"meta.billed_units.search_units", ""}}, "rerank"},
+		{[]sign{{"meta.billed_units.search_units", ""}, {"results", "["}}, "rerank"},
 		{[]sign{{"meta.billed_units", "{"}, {"embeddings", ""}}, "embeddings"},
 		{[]sign{{"meta.billed_units", "{"}, {"generations", "["}}, "text_completion"},
 		{[]sign{{"meta.billed_units", "{"}, {"classifications", "["}}, "classification"},

@@ -93,6 +93,7 @@ var readAgain = []struct {
 	format        *format
 }{
 	{"/chat/completions/", "", openAIChat},
+	{"/async/sonar/", "", openAIChat}, // Perplexity
 	{"/chat/deferred-completion/", "", openAIChat},
 	{"/responses/", "", openAIResponses},
 	{"/interactions/", "", interactions},

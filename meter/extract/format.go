@@ -175,6 +175,6 @@ func (f format) compile() *format {
 var formats = []*format{
 	anthropicBatch, geminiBatch, batch, anthropicMessages, anthropicComplete, realtime, openAIResponses, geminiContent, geminiLive, interactions,
 	converse, bedrockAgent, cohereChat, ollama, watsonx, titan, llama, vertexPredict, replicate, deepgram, llamaServer, lmStudio, sgLang, alephAlpha,
-	deepInfra, oci, hunyuan, cloudflareAudio,
+	deepInfra, oci, hunyuan, cloudflareAudio, miniMaxEmbeddings,
 	openAIChat, textGeneration,
 }

@@ -27,6 +27,7 @@ var ollama = format{
 	counts: []countRule{
 		{"prompt_eval_count", meter.InputTokens},
 		{"eval_count", meter.OutputTokens},
+		{"prompt_eval_cached_count", meter.CacheReadInputTokens}, // of prompt_eval_count, since 2026
 	},
 	delivers: delivery{paths: []string{"message.content", "message.thinking", "response"}},
 	ends:     endsOllama,

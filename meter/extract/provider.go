@@ -47,6 +47,7 @@ var hosts = []struct{ host, provider string }{
 	{"dashscope.aliyuncs.com", "alibaba-cn"},
 	{"z.ai", "zai"},
 	{"minimax.io", "minimax"},
+	{"minimax.chat", "minimax-cn"},
 	{"router.huggingface.co", "huggingface"},
 	{"api-inference.huggingface.co", "huggingface"},
 	{"ai-gateway.vercel.sh", "vercel"},
