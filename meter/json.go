@@ -62,12 +62,17 @@ func appendString(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
-// appendNumber appends f as JSON writes it, integral values as integers.
+// appendNumber appends f as JSON writes it, integral values as integers: those from 1e21 on have an exponent, as JavaScript
+// writes them.
 func appendNumber(b []byte, f float64) []byte {
-	if f == math.Trunc(f) && math.Abs(f) <= maxInteger {
+	switch {
+	case f != math.Trunc(f) || math.Abs(f) >= 1e21:
+		return strconv.AppendFloat(b, f, 'g', -1, 64)
+	case math.Abs(f) <= maxInteger:
 		return strconv.AppendInt(b, int64(f), 10)
+	default:
+		return strconv.AppendFloat(b, f, 'f', -1, 64)
 	}
-	return strconv.AppendFloat(b, f, 'g', -1, 64)
 }
 
 // isCount reports whether raw is a number of digits only that appendNumber would write as it stands: the common case.

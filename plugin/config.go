@@ -210,8 +210,11 @@ func decodeFields(v reflect.Value, fields map[string]json.RawMessage) []error {
 // list is a list as Lua's cjson encodes it: an empty one may arrive as an empty object.
 type list[T any] []T
 
-// UnmarshalJSON decodes a JSON array, or {} as an empty one.
+// UnmarshalJSON decodes a JSON array, or {} as an empty one. Null is no list, and leaves l as it is.
 func (l *list[T]) UnmarshalJSON(b []byte) error {
+	if string(b) == "null" {
+		return nil
+	}
 	if bytes.Equal(bytes.Join(bytes.Fields(b), nil), []byte("{}")) {
 		*l = nil
 		return nil

@@ -57,6 +57,30 @@ func TestExport(t *testing.T) {
 	}
 }
 
+// TestExportTellsOfMetersThatAConsumerCountsAsOne has two meters of one event type and property, which no consumer can tell apart.
+func TestExportTellsOfMetersThatAConsumerCountsAsOne(t *testing.T) {
+	path := executable(t, t.TempDir())
+	for filter, told := range map[string]bool{`request.method == "POST"`: true, `request.method == "GET"`: false} {
+		file := filepath.Join(t.TempDir(), "kong.yml")
+		text := `{_format_version: "3.0", plugins: [{name: kafka-metering, config: {bootstrap_servers: [{host: kafka}], meters: [
+			{slug: reads, aggregation: COUNT, filter: 'request.method == "GET"'},
+			{slug: writes, aggregation: COUNT, filter: '` + filter + `'}]}}]}`
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(path, "export", "openmeter", file)
+		var warnings bytes.Buffer
+		cmd.Stderr = &warnings
+		if err := cmd.Run(); err != nil {
+			t.Fatal(err, &warnings)
+		}
+		const want = `meters "reads" and "writes" count into the property "value" of "kong.meter" under different filters`
+		if got := warnings.String(); strings.Contains(got, want) != told {
+			t.Errorf("%s: %s", filter, got)
+		}
+	}
+}
+
 // golden compares with a file of testdata.
 func golden(t *testing.T, path string, got []byte) {
 	t.Helper()

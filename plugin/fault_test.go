@@ -1,13 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -271,13 +274,17 @@ func TestADiskThatIsReadOnlyIsReplacedByMemory(t *testing.T) {
 	disktest.ReadOnly(t, dir, true)
 	s := startServer(t, "-spool-dir", filepath.Join(dir, "spool"))
 	conf := s.configuration(address, `{"meter_ai_token_usage":false,"meter_ai_calls":false,"queue":{"max_retry_delay":0.1}}`)
-	kong := devkong.NewWorkers(1, devkong.WorkersOptions{})
+	var errorLog bytes.Buffer // of one worker, which handles one exchange after the other
+	kong := devkong.NewWorkers(1, devkong.WorkersOptions{Log: slog.New(slog.NewTextHandler(&errorLog, nil))})
 	defer kong.Close()
 	x := newExchanges(t)
 	for id := range requests {
 		if err := kong.Worker(0).Log(t.Context(), conf, x.exchange(id)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if got := errorLog.String(); strings.Count(got, "the spool's disk cannot be written") != 1 {
+		t.Errorf("Kong's error log: %s", got)
 	}
 	inMemory := func() float64 { return s.metric("kong_meter_spool_memory_records") }
 	if n := inMemory(); n != requests || s.metric("kong_meter_spool_degraded") != 1 {
@@ -293,7 +300,7 @@ func TestADiskThatIsReadOnlyIsReplacedByMemory(t *testing.T) {
 	}
 	w := dialLane(t, s.prefix, "w", requests)
 	w.register(1, string(config))
-	if got := w.ask(batch(1, false, nil, plain(requests+1), plain(requests+2))); got != "" {
+	if got := w.ask(batch(1, false, nil, plain(requests+1), plain(requests+2))); !strings.HasPrefix(got, "LATER ") {
 		t.Errorf("a worker is told %q while there is no disk", got)
 	}
 	s.checkBalances()

@@ -57,7 +57,7 @@ func (p *process) newInstance(c *Config) *instance {
 		problems = append(problems, err)
 	}
 	v := p.configVersion(c.identity.Seq)
-	pipeline, err := p.pipeline(connection, shared, v)
+	pipeline, err := p.pipeline(connection, shared, v, in.plugin)
 	if err != nil {
 		problems = append(problems, err)
 	}
@@ -81,7 +81,7 @@ func (p *process) newInstance(c *Config) *instance {
 func (p *process) renew(in *instance, c *Config, seq int) {
 	connection, shared, _ := p.connection(c)
 	v := p.configVersion(seq)
-	if _, err := p.pipeline(connection, shared, v); err != nil && p.reports.due("renew "+in.plugin, p.now()) {
+	if _, err := p.pipeline(connection, shared, v, in.plugin); err != nil && p.reports.due("renew "+in.plugin, p.now()) {
 		p.log.Warn("a configuration is in force again, with problems", "plugin", in.plugin, "error", err)
 	}
 	p.book.set(problem{Plugin: in.plugin, Route: c.identity.RouteID, Text: in.problems, Since: p.now(), version: v})
@@ -121,15 +121,18 @@ func (p *process) compile(c *Config) (*instance, []error) {
 	return in, problems
 }
 
-// problemsDue returns the configuration's problems when it is time to report them again.
+// problemsDue returns the configuration's problems, and what is wrong with the spool's disk, when it is time to report them again.
 func (in *instance) problemsDue(now time.Time) string {
-	if in.problems == "" {
+	text := in.problems
+	if l, ok := in.sink.(*pipeline); ok && text == "" {
+		if alarm := l.alarm.Load(); alarm != nil {
+			text = *alarm
+		}
+	}
+	if text == "" || !in.process.reports.due("problems "+in.plugin, now) {
 		return ""
 	}
-	if !in.process.reports.due("problems "+in.plugin, now) {
-		return ""
-	}
-	return in.problems
+	return text
 }
 
 // unreadable is where an exchange ends whose log cannot be read. It says why, once a minute.
@@ -327,14 +330,18 @@ func (in *instance) readBody(o *meter.Observation, response *extract.Response) {
 	}
 	llm, err := extract.Extract(response)
 	result := extractionResult(err)
-	if err != nil && o.AI() != "" {
+	if err != nil && !errors.Is(err, extract.ErrNoUsage) && o.AI() != "" { // a body that was read and declares nothing is the last word
 		if statistics, ok := extract.FromAIProxy([]byte(o.AI())); ok {
+			if o.Outcome != meter.OutcomeCompleted && statistics.UsageStatus == meter.UsageFinal {
+				statistics.UsageStatus = meter.UsagePartial
+			}
 			llm, result, err = statistics, extractionAIProxy, nil
 		}
 	}
 	in.process.ledger.extractions[result].Inc()
 	if !errors.Is(err, extract.ErrNotLLM) {
 		o.LLM = &llm
+		in.settleAbort(o)
 	}
 }
 

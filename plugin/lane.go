@@ -218,8 +218,7 @@ func (l *laneServer) serve(conn net.Conn) {
 	}
 	l.mu.Unlock()
 	if errors.Is(err, lane.ErrProtocol) {
-		_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
-		_, _ = conn.Write(lane.AppendError(nil, err))
+		s.part(lane.AppendError(nil, err))
 		l.p.log.Error("the lane", "error", err)
 	}
 	_ = conn.Close()
@@ -274,6 +273,9 @@ func (s *laneSession) run() error {
 			}
 		case *lane.Batch:
 			if err := s.take(m); err != nil {
+				if !errors.Is(err, lane.ErrProtocol) {
+					s.part(lane.AppendLater(nil, err)) // Kong's error log then says why
+				}
 				return quiet(err)
 			}
 			answer = lane.AppendOK(nil, m.Number)
@@ -285,6 +287,12 @@ func (s *laneSession) run() error {
 			return nil //nolint:nilerr // the worker is gone, and sends again what it has no answer to
 		}
 	}
+}
+
+// part sends a last answer.
+func (s *laneSession) part(answer []byte) {
+	_ = s.conn.SetWriteDeadline(time.Now().Add(time.Second))
+	_, _ = s.conn.Write(answer)
 }
 
 // patience bounds how long the worker may take for what it has begun to say; 0 is no bound. Where the process stops the deadline

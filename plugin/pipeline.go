@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"kafka-metering/meter/relay"
@@ -39,6 +40,7 @@ type pipeline struct {
 
 	mu         sync.Mutex
 	version    configVersion // of the instance whose settings are in force
+	plugin     string        // Kong's id of its plugin; "" is the process, or not known
 	connection Connection    // of the same
 	wrong      error         // with it
 	queue      Queue
@@ -49,28 +51,32 @@ type pipeline struct {
 	opening    *opening     // nil unless one is under way
 	stop       context.CancelFunc
 	running    sync.WaitGroup
+
+	alarm atomic.Pointer[string] // what Kong's error log should say of the disk; nil: nothing
 }
 
 func newPipeline(p *process, dir string) *pipeline {
 	return &pipeline{dir: dir, p: p, version: configVersion{seq: -1}}
 }
 
-// configure puts the settings of an instance in force, unless those of a newer one are, and starts what does not run. It
-// returns after [handOverLimit] at the latest.
-func (l *pipeline) configure(c Connection, v configVersion) error {
+// configure puts the settings of an instance of a plugin in force, unless those of a newer one are, and starts what does not
+// run. It returns after [handOverLimit] at the latest. That another plugin wants them otherwise is an error too.
+func (l *pipeline) configure(c Connection, v configVersion, plugin string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if v.olderThan(l.version) {
-		return nil
-	}
 	c.Topic, c.ClusterName = "", "" // the records'
-	if l.relay != nil && reflect.DeepEqual(c, l.connection) {
+	if l.relay != nil && reflect.DeepEqual(c, l.connection) && !v.olderThan(l.version) {
 		l.version = v // another instance of the same, which Kong may start for every exchange
 		return l.wrong
 	}
+	contested := l.contested(c, plugin)
+	if v.olderThan(l.version) {
+		return contested
+	}
 	settings, err := c.relaySettings()
 	settings.Logger = l.p.log
-	l.connection = c
+	err = errors.Join(err, contested)
+	l.connection, l.plugin = c, plugin
 	l.version, l.settings, l.queue = v, settings, c.Queue
 	if l.spool != nil {
 		l.spool.Limit(l.queue.bounds())
@@ -85,6 +91,24 @@ func (l *pipeline) configure(c Connection, v configVersion) error {
 	opened := opening.wait()
 	l.mu.Lock()
 	return errors.Join(err, opened)
+}
+
+// contested says what a plugin wants otherwise than another one, whose settings are in force. The caller holds mu.
+func (l *pipeline) contested(c Connection, plugin string) error {
+	if l.plugin == "" || plugin == "" || plugin == l.plugin {
+		return nil
+	}
+	var fields []string
+	mine, its := reflect.ValueOf(c), reflect.ValueOf(l.connection)
+	for i := range mine.NumField() {
+		if name := mine.Type().Field(i).Tag.Get("json"); name != "bootstrap_servers" && !reflect.DeepEqual(mine.Field(i).Interface(), its.Field(i).Interface()) {
+			fields = append(fields, name)
+		}
+	}
+	if len(fields) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s: plugin %s has the same brokers and user, and wants it otherwise: the two share one connection and one spool, for which the settings of one of them hold; set them alike", strings.Join(fields, ", "), l.plugin)
 }
 
 // opening is an attempt to open a spool. A disk that does not answer may hold it up for ever, and nobody else.
@@ -186,11 +210,13 @@ func (l *pipeline) tend(ctx context.Context, s *spool.Spool) {
 		switch st := s.Stats(); {
 		case st.Trouble != nil:
 			troubled = true
+			l.alarm.Store(new("kafka-metering: the spool's disk cannot be written, events are in memory: " + st.Trouble.Error()))
 			if l.p.reports.due("disk "+l.dir, l.p.now()) {
 				l.p.log.Error("the spool's disk cannot be written: events are in memory, or stay with Kong's workers", "error", st.Trouble, "in_memory", st.InMemory)
 			}
 		case troubled:
 			troubled = false
+			l.alarm.Store(nil)
 			l.p.log.Info("the spool's disk is written again")
 		}
 		select {
@@ -339,7 +365,7 @@ func (p *process) resume() {
 		return
 	}
 	connection, _, _ := p.connection(&Config{})
-	if _, err := p.pipeline(connection, true, p.configVersion(0)); err != nil {
+	if _, err := p.pipeline(connection, true, p.configVersion(0), ""); err != nil {
 		p.log.Error("resume", "error", err)
 	}
 }

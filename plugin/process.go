@@ -132,7 +132,7 @@ func (p *process) configVersion(seq int) configVersion {
 
 // pipeline returns the pipeline of a connection, which it starts when it is new. Of several instances with one
 // connection the newest decides its settings. The pipeline is never nil.
-func (p *process) pipeline(connection Connection, shared bool, v configVersion) (*pipeline, error) {
+func (p *process) pipeline(connection Connection, shared bool, v configVersion, plugin string) (*pipeline, error) {
 	key := connection.key(shared)
 	p.mu.Lock()
 	running := p.pipelines[key]
@@ -141,7 +141,7 @@ func (p *process) pipeline(connection Connection, shared bool, v configVersion) 
 		p.pipelines[key] = running
 	}
 	p.mu.Unlock()
-	return running, running.configure(connection, v)
+	return running, running.configure(connection, v, plugin)
 }
 
 // uses remembers that events go to a topic through a pipeline.

@@ -88,7 +88,7 @@ authentication: {strategy: sasl, mechanism: PLAIN, user: metering, password: "{v
 		t.Fatal("no problem is reported")
 	}
 	for _, want := range []string{
-		"topic: expected a string", "cluster_name: invalid value", "brokers: unknown field", `unknown field "meters"`, "node: must be",
+		"topic: expected a string", "cluster_name: must be up to 255 letters", "brokers: unknown field", `unknown field "meters"`, "node: must be",
 		"keepalive: expected an integer", "timeout: value should be between", "queue.max_bytes: value should be between",
 		"bootstrap_servers[2].host: must be one host name", "authentication.password: references to vaults",
 	} {
@@ -130,6 +130,33 @@ func TestInstancesWithOneConnectionShareASpoolAndTheNewestDecides(t *testing.T) 
 	}
 	if got := first.sink.(*pipeline).settings.MaxBatchRecords; got != 3 {
 		t.Errorf("settings of the instance with %d are in force, want those of the newest", got)
+	}
+}
+
+// TestPluginsThatShareAConnectionAndWantItOtherwiseAreTold has a plugin whose bound and TLS another one undoes, which neither could
+// see from its own configuration.
+func TestPluginsThatShareAConnectionAndWantItOtherwiseAreTold(t *testing.T) {
+	p := testProcess(t)
+	t.Cleanup(func() { _ = p.close(t.Context()) })
+	start := func(plugin string, seq int, settings string) string {
+		return p.newInstance(parsed(t, p, fmt.Sprintf(`{"bootstrap_servers":[{"host":"127.0.0.1","port":1}],"__plugin_id":%q,"__seq__":%d%s}`, plugin, seq, settings))).problems
+	}
+	for _, step := range []struct {
+		plugin, settings string
+		seq              int
+		want             string
+	}{
+		{"a", ``, 2, ""},
+		{"b", `,"topic":"of.b","cluster_name":"of-b"`, 3, ""}, // are not the connection's
+		{"c", `,"queue":{"max_bytes":1048576},"security":{"ssl":true}`, 4, "security, queue: plugin a has"},
+		{"c", `,"queue":{"max_bytes":1048576},"security":{"ssl":true}`, 4, "security, queue: plugin a has"}, // by another worker
+		{"a", ``, 1, "security, queue: plugin c has"},                                                       // older, and so not in force
+		{"c", ``, 5, ""},
+		{"c", `,"queue":{"max_bytes":1048576}`, 6, ""}, // its own change
+	} {
+		if got := start(step.plugin, step.seq, step.settings); !strings.Contains(got, step.want) || step.want == "" && got != "" {
+			t.Errorf("plugin %s with %q is told %q, want %q", step.plugin, step.settings, got, step.want)
+		}
 	}
 }
 

@@ -161,7 +161,7 @@ func (p *process) pipelineStatus(l *pipeline, topics []string, now time.Time) pi
 func (s pipelineStatus) Notes() []string {
 	var notes []string
 	if s.rejected > 0 {
-		notes = append(notes, fmt.Sprintf("%s records were refused by Kafka for good, or have expired: kafka-metering spool export -rejected shows them and why", number(s.rejected)))
+		notes = append(notes, fmt.Sprintf("%s records were refused by Kafka for good, have expired, or name no customer where there is no dead_letter_topic: kafka-metering spool export -rejected shows them and why", number(s.rejected)))
 	}
 	if s.expired > 0 {
 		notes = append(notes, fmt.Sprintf("%s records were not published because they were older than queue.max_event_age: they are on the dead-letter topic, or kept in the spool", number(s.expired)))

@@ -244,7 +244,7 @@ func TestReadyzNamesWhatCannotBeWritten(t *testing.T) {
 	if err := os.WriteFile(l.dir, nil, 0o600); err != nil { // where its directory should be
 		t.Fatal(err)
 	}
-	if err := l.configure(defaultConnection(), configVersion{}); err != nil {
+	if err := l.configure(defaultConnection(), configVersion{}, ""); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = l.close(t.Context()) })

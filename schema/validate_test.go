@@ -40,7 +40,7 @@ func TestValidateReportsWhatKongRefuses(t *testing.T) {
 				{Path: "config.bootstrap_servers[1].host", Message: "must be one host name or address, with its port in the field port"},
 				{Path: "config.bootstrap_servers[2].host", Message: "required field missing"},
 				{Path: "config.bootstrap_servers[2].port", Message: "value should be between 1 and 65535"},
-				{Path: "config.topic", Message: "invalid value: a b"},
+				{Path: "config.topic", Message: "must be the name of a Kafka topic: up to 249 letters, digits, dots, _ and -"},
 				{Path: "config.timeout", Message: "expected an integer"},
 				{Path: "config.queue.max_batch_size", Message: "value should be between 1 and 10000"},
 				{Path: "config.queue.max_retry_delay", Message: "value should be between 0.01 and 3600"},
@@ -70,8 +70,8 @@ func TestValidateReportsWhatKongRefuses(t *testing.T) {
 		"an empty string is too short where nothing else is said": {
 			`{"topic": "", "cluster_name": ""}`,
 			[]schema.Problem{
-				{Path: "config.topic", Message: "length must be at least 1"},
-				{Path: "config.cluster_name", Message: "length must be at least 1"},
+				{Path: "config.topic", Message: "must be the name of a Kafka topic: up to 249 letters, digits, dots, _ and -"},
+				{Path: "config.cluster_name", Message: "must be up to 255 letters, digits, dots, _, ~ and -: it is part of every event's source"},
 			},
 		},
 		"acks other than all are refused": {
@@ -107,16 +107,16 @@ func TestValidateReportsWhatKongRefuses(t *testing.T) {
 		"a meter's names are checked": {
 			`{"meters": [{"slug": "A-", "aggregation": "FOO", "value": "x", "group_by": {"": "x", "Bad": "x", "ok": ""}}]}`,
 			[]schema.Problem{
-				{Path: "config.meters[1].slug", Message: "invalid value: A-"},
+				{Path: "config.meters[1].slug", Message: "must be up to 63 of a-z, 0-9 and _, a letter first"},
 				{Path: "config.meters[1].aggregation", Message: "expected one of: COUNT, SUM, MIN, MAX, AVG, UNIQUE_COUNT, LATEST"},
-				{Path: `config.meters[1].group_by[""]`, Message: "length must be at least 1"},
-				{Path: "config.meters[1].group_by.Bad", Message: "invalid value: Bad"},
+				{Path: `config.meters[1].group_by[""]`, Message: "must be up to 63 of a-z, 0-9 and _, a letter first"},
+				{Path: "config.meters[1].group_by.Bad", Message: "must be up to 63 of a-z, 0-9 and _, a letter first"},
 				{Path: "config.meters[1].group_by.ok", Message: "length must be at least 1"},
 			},
 		},
 		"a slug has at most 63 bytes": {
 			`{"meters": [{"slug": "a123456789012345678901234567890123456789012345678901234567890123", "aggregation": "COUNT"}]}`,
-			[]schema.Problem{{Path: "config.meters[1].slug", Message: "length must be at most 63"}},
+			[]schema.Problem{{Path: "config.meters[1].slug", Message: "must be up to 63 of a-z, 0-9 and _, a letter first"}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

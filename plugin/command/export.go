@@ -50,8 +50,9 @@ type channel struct {
 
 // login is how to get to the brokers. It holds no secret.
 type login struct {
-	tls, verify bool
-	mechanism   string // of SASL; empty for none
+	tls, verify            bool
+	authority, certificate bool   // of their own
+	mechanism              string // of SASL; empty for none
 }
 
 // runExport runs the command export.
@@ -144,6 +145,11 @@ func newExported(host Host, path string) (*exported, error) {
 func (x *exported) addMeter(m meter.Meter, u *pluginUse) {
 	at := slices.IndexFunc(x.meters, func(o meter.Meter) bool { return o.Slug == m.Slug })
 	if at < 0 {
+		if i := slices.IndexFunc(x.meters, func(o meter.Meter) bool {
+			return counted(o) == counted(m) && strings.TrimSpace(o.Filter) != strings.TrimSpace(m.Filter)
+		}); i >= 0 {
+			x.warn("%s: meters %q and %q count into the property %q of %q under different filters: a consumer counts both as one; give one of them a value_property of its own", u, x.meters[i].Slug, m.Slug, counted(m)[1], m.EventType)
+		}
 		m.GroupBy = maps.Clone(m.GroupBy)
 		x.meters = append(x.meters, m)
 		return
@@ -197,6 +203,8 @@ func (x *exported) addConnection(config map[string]any, types []string) {
 	if tls, _ := record("security")["ssl"].(bool); tls {
 		verify, _ := record("security")["ssl_verify"].(bool)
 		x.login.tls, x.login.verify = true, verify
+		x.login.authority = x.login.authority || record("security")["ca_certificate"] != nil
+		x.login.certificate = x.login.certificate || record("security")["client_certificate"] != nil
 	}
 	if mechanism, _ := record("authentication")["mechanism"].(string); mechanism != "" {
 		x.login.mechanism = mechanism

@@ -130,7 +130,14 @@ func (x *exported) collector() ([]byte, error) {
 		"seed_brokers": brokers, "topics": x.topics(), "consumer_group": "openmeter-collector", "start_from_oldest": true,
 	}
 	if x.login.tls {
-		input["tls"] = map[string]any{"enabled": true, "skip_cert_verify": !x.login.verify}
+		tls := map[string]any{"enabled": true, "skip_cert_verify": !x.login.verify}
+		if x.login.authority {
+			tls["root_cas_file"] = "${KAFKA_CA_FILE}"
+		}
+		if x.login.certificate {
+			tls["client_certs"] = []any{map[string]any{"cert_file": "${KAFKA_CERT_FILE}", "key_file": "${KAFKA_KEY_FILE}"}}
+		}
+		input["tls"] = tls
 	}
 	if x.login.mechanism != "" {
 		input["sasl"] = []any{map[string]any{"mechanism": x.login.mechanism, "username": "${KAFKA_USER}", "password": "${KAFKA_PASSWORD}"}}
@@ -149,6 +156,8 @@ func (x *exported) collector() ([]byte, error) {
 		}},
 	}
 	return withComment(document, "OpenMeter's collector for "+x.file+", made by kafka-metering export collector. What OpenMeter does not take is\n"+
-		"sent again, and not acknowledged to Kafka: watch the consumer group's lag. OpenMeter counts an event once, by source and id.\n"+
-		"Secrets come from the environment.")
+		"sent again, and not acknowledged to Kafka: watch the consumer group's lag. OpenMeter counts an event once, by source and id,\n"+
+		"where its deduplication is on, for as long as it remembers. A self-hosted one has dedupe.enabled: false unless it is told\n"+
+		"otherwise: set it to true, with driver: redis and an expiration beyond the longest time that a gateway may be down or a\n"+
+		"replay be late, such as 768h. Secrets and the files of certificates come from the environment.")
 }

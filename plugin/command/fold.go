@@ -91,7 +91,12 @@ func (f folds) add(properties map[[2]string]meter.Aggregation, by []string, even
 func properties(e Evaluator) map[[2]string]meter.Aggregation {
 	all := map[[2]string]meter.Aggregation{}
 	for _, m := range e.Program().Declared() {
-		all[[2]string{m.EventType, cmp.Or(m.ValueProperty, meter.DefaultValueProperty)}] = m.Aggregation
+		all[counted(m)] = m.Aggregation
 	}
 	return all
+}
+
+// counted is where a meter's value stands: the event type and the property.
+func counted(m meter.Meter) [2]string {
+	return [2]string{m.EventType, cmp.Or(m.ValueProperty, meter.DefaultValueProperty)}
 }

@@ -14,8 +14,8 @@
 //	  + n exchanges, of size bytes together
 //	BYE
 //
-// An answer that is not OK is ERR and a text: the message will never be taken. The process closes the connection then, and
-// when it stops. No answer within a time of the worker's choice means that the process is away.
+// An answer that is not OK is ERR and a text: the message will never be taken; or, to BATCH, LATER and a text: the spool does
+// not take it now, and the worker sends it again. The process closes the connection then, and when it stops. No answer within a time of the worker's choice means that the process is away.
 //
 // HELLO opens a connection. 2 is the version of the protocol. The worker's name is unique for its life (process id and
 // start); counted is how many of its exchanges have been acknowledged, or reported as dropped, on any connection.

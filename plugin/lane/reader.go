@@ -300,10 +300,16 @@ func appendLine(b []byte, word string, number int64) []byte {
 // AppendOK appends the answer to a batch.
 func AppendOK(b []byte, number int64) []byte { return appendLine(b, "OK", number) }
 
-// AppendError appends the answer that refuses: one line, whatever err says.
-func AppendError(b []byte, err error) []byte {
+// AppendError appends the answer to a message that is wrong for good: the worker must not send it again.
+func AppendError(b []byte, err error) []byte { return appendAnswer(b, "ERR ", err) }
+
+// AppendLater appends the answer to a batch that cannot be taken now: the worker sends it again.
+func AppendLater(b []byte, err error) []byte { return appendAnswer(b, "LATER ", err) }
+
+// appendAnswer appends a line of a word and err's text.
+func appendAnswer(b []byte, word string, err error) []byte {
 	text := err.Error()
-	b = append(b, "ERR "...)
+	b = append(b, word...)
 	for i := range min(len(text), 400) {
 		c := text[i]
 		if c < ' ' || c == 0x7f {

@@ -1,7 +1,6 @@
 package lint
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"regexp"
@@ -32,6 +31,7 @@ func (l *linter) lint(uses []use) {
 		}
 		l.meters(u)
 	}
+	l.all = append(l.all, uses...)
 }
 
 // environmentValue is what decK puts the value of an environment variable for, and reference what Kong looks up in a vault.
@@ -302,7 +302,7 @@ func (l *linter) paths(u *use, n *yaml.Node, each bool) {
 		if names, closed := meter.PathNames(p.Keys[0]); closed && !slices.Contains(names, p.Keys[1]) {
 			l.addAt(n, p.Offset, Warning, RulePath, p.Keys[0]+" has no "+p.Keys[1]+nearest(p.Keys[1], names))
 		}
-		if len(p.Keys) >= 3 && p.Keys[1] == "headers" && strings.Contains(p.Keys[2], "_") {
+		if len(p.Keys) >= 3 && p.Keys[0] == "request" && p.Keys[1] == "headers" && strings.Contains(p.Keys[2], "_") {
 			l.addAt(n, p.Offset, Warning, RulePath, "header "+p.Keys[2]+" has an underscore: nginx does not take such headers unless it is told to")
 		}
 	}
@@ -420,33 +420,6 @@ func (l *linter) double(m *yaml.Node, byValue map[string]*yaml.Node) {
 		return
 	}
 	byValue[key] = m
-}
-
-// shared finds values that consumers cannot tell from those of another configuration. Within one the meters' compiler finds them.
-func (l *linter) shared(config *yaml.Node, values map[[2]string]*yaml.Node) {
-	mine := map[[2]string]*yaml.Node{}
-	for _, m := range items(member(config, "meters")) {
-		key := [2]string{cmp.Or(text(member(m, "event_type")), meter.DefaultEventType), cmp.Or(text(member(m, "value_property")), meter.DefaultValueProperty)}
-		other := values[key]
-		if mine[key] != nil || text(member(m, "slug")) == "" {
-			continue
-		}
-		mine[key] = m
-		if other != nil && !slices.ContainsFunc([]string{"slug", "aggregation", "value"}, func(field string) bool {
-			return text(member(m, field)) != text(member(other, field))
-		}) {
-			other = nil // the same meter, enabled in two places
-		}
-		if other != nil {
-			l.add(m, Warning, RuleDouble, "meter %q has the event type %s and the property %q in common with meter %q of another configuration (line %d): a consumer counts both as one; give it an event_type of its own",
-				text(member(m, "slug")), key[0], key[1], text(member(other, "slug")), other.Line)
-		}
-	}
-	for key, m := range mine {
-		if values[key] == nil {
-			values[key] = m
-		}
-	}
 }
 
 // bothPresets warns of a file that asks for both events of LLM calls by name.

@@ -203,6 +203,7 @@ func (l *linter) declarative(root *yaml.Node) []use {
 		}
 	}
 	l.twice(uses)
+	l.replaced(uses)
 	return uses
 }
 

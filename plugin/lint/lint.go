@@ -45,6 +45,8 @@ const (
 	RuleSecret      Rule = "secret"
 	RuleCardinality Rule = "cardinality"
 	RuleTwice       Rule = "enabled-twice"
+	RuleReplaced    Rule = "replaced"
+	RuleConnection  Rule = "shared-connection"
 	RuleNone        Rule = "not-enabled"
 )
 
@@ -62,6 +64,8 @@ var Rules = []struct {
 	{RuleSecret, "A secret stands in the file, or gets onto the topic."},
 	{RuleCardinality, "A dimension has as many values as there are exchanges."},
 	{RuleTwice, "The plugin is enabled twice for the same thing."},
+	{RuleReplaced, "A plugin takes the place of one with other meters."},
+	{RuleConnection, "Plugins that share a connection set it differently: the last one decides for all."},
 	{RuleNone, "The plugin is enabled nowhere in the file."},
 }
 
@@ -108,6 +112,7 @@ func File(name string, data []byte, check Check) []Finding {
 			l.document(document.Content[0])
 		}
 	}
+	l.connections()
 	if documents == 0 && len(l.findings) == 0 {
 		l.add(&yaml.Node{Line: 1, Column: 1}, Error, RuleSyntax, "the file is empty")
 	}
@@ -143,6 +148,7 @@ type linter struct {
 	check    Check
 	findings []Finding
 	uses     int
+	all      []use // of all documents
 }
 
 // add adds a finding at a node.
