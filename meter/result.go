@@ -17,22 +17,26 @@ import (
 
 // Result is what a program made of an exchange.
 type Result struct {
-	Events         []Event // in the order of their ids
-	SubjectMissing bool    // no source named a customer
-	Dropped        bool    // and for that reason there are no events: [MissingDrop]
-
-	MeterErrors          int   // values that are not a finite number of at least zero: published nowhere
-	ExpressionErrors     int   // filters, values and lists that could not be evaluated: their meters do not apply
-	ExpressionsTooCostly int   // the same, because they cost too much for this exchange
-	RowsSkipped          int   // rows of for_each behind the thousandth: published nowhere
-	DimensionErrors      int   // dimensions that are objects, or could not be evaluated: left out
-	DimensionsTruncated  int   // dimensions of more than 256 bytes: cut
-	Failure              error // the first of the errors above, with its meter: for a log
-	NoRequestID          bool  // the ids are a hash of the log
-	NoStartTime          bool  // Time is for the caller to set
-	UsageInconsistent    bool  // the declared cached tokens exceed the declared input
+	Events  []Event // in the order of their ids
+	Dropped bool    // there are no events, because no source named a customer: [MissingDrop]
+	Failure error   // the first of the errors that Notes counts, with its meter: for a log
+	Notes
 
 	x evaluation
+}
+
+// Notes are what is to be counted of an exchange beside its events.
+type Notes struct {
+	SubjectMissing       bool // no source named a customer
+	MeterErrors          int  // values that are not a finite number of at least zero: published nowhere
+	ExpressionErrors     int  // filters, values and lists that could not be evaluated: their meters do not apply
+	ExpressionsTooCostly int  // the same, because they cost too much for this exchange
+	RowsSkipped          int  // rows of for_each behind the thousandth: published nowhere
+	DimensionErrors      int  // dimensions that are objects, or could not be evaluated: left out
+	DimensionsTruncated  int  // dimensions of more than 256 bytes: cut
+	NoRequestID          bool // the ids are a hash of the log
+	NoStartTime          bool // Time is for the caller to set
+	UsageInconsistent    bool // the declared cached tokens exceed the declared input
 }
 
 // Reset forgets the exchange. What Events held may not be used any more.

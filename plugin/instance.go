@@ -169,14 +169,15 @@ func (in *instance) handle(x exchange, t *ticket) {
 	o.InferOutcome()
 	response := in.response(o)
 	in.readBuffered(o, x, &response)
-	in.readBody(o, &response)
-	in.record(o, t, began)
+	result := in.readBody(o, &response)
+	in.record(o, result, t, began)
 }
 
 // record evaluates the meters and hands the events to the spool.
-func (in *instance) record(o *meter.Observation, t *ticket, began time.Time) {
+func (in *instance) record(o *meter.Observation, result extraction, t *ticket, began time.Time) {
 	r := results.Get().(*meter.Result)
 	end := in.evaluate(o, r)
+	in.process.ledger.tally(result, &r.Notes)
 	if end != placeSpooled {
 		releaseResult(r)
 		t.end(end)
@@ -227,7 +228,6 @@ func (in *instance) evaluate(o *meter.Observation, r *meter.Result) place {
 	if in.recorder != nil {
 		in.recorder.add(in.program.Document(o))
 	}
-	in.process.ledger.tally(r)
 	if r.Failure != nil && in.process.reports.due("failure "+in.plugin, in.process.now()) {
 		in.process.log.Warn("a meter could not be applied to an exchange", "plugin", in.plugin, "request", o.RequestID(), "error", r.Failure)
 	}
@@ -320,13 +320,14 @@ func (in *instance) readBuffered(o *meter.Observation, x exchange, response *ext
 	}
 }
 
-// readBody sets o's LLM and Body from the best that is there: the body where it was seen, else Kong's own AI statistics.
-func (in *instance) readBody(o *meter.Observation, response *extract.Response) {
+// readBody sets o's LLM and Body from the best that is there: the body where it was seen, else Kong's own AI statistics. It returns
+// how reading the usage ended, "" where there was nothing to read.
+func (in *instance) readBody(o *meter.Observation, response *extract.Response) extraction {
 	if in.program.ReadsBody() && response.Seen {
 		o.Body = extract.JSONBody(response)
 	}
 	if !in.program.ReadsLLM() || o.Outcome == meter.OutcomeRejected {
-		return // a call that Kong answered itself never reached a model
+		return "" // a call that Kong answered itself never reached a model
 	}
 	llm, err := extract.Extract(response)
 	result := extractionResult(err)
@@ -338,11 +339,11 @@ func (in *instance) readBody(o *meter.Observation, response *extract.Response) {
 			llm, result, err = statistics, extractionAIProxy, nil
 		}
 	}
-	in.process.ledger.extractions[result].Inc()
 	if !errors.Is(err, extract.ErrNotLLM) {
 		o.LLM = &llm
 		in.settleAbort(o)
 	}
+	return result
 }
 
 // meters returns the presets that are on and the declared meters.

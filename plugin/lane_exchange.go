@@ -17,6 +17,10 @@ type laneExchange struct {
 	id      string   // Kong's request id
 	end     place    // [placeSpooled]: its events are to be spooled
 	records [][]byte // of the events, in the session's buffer
+
+	// Counted with end: until then the batch may come again.
+	extraction extraction
+	notes      meter.Notes
 }
 
 // observe evaluates an exchange, and encodes its events into b. It keeps nothing of x. The memory of o, an earlier observation,
@@ -37,11 +41,12 @@ func (in *laneConfig) observe(x *lane.Exchange, o *meter.Observation, b *record.
 	e.id = o.RequestID()
 	o.InferOutcome()
 	o.Outcome = outcomeOf(o.Outcome, o.Status(), x)
-	in.readTapped(o, x)
+	e.extraction = in.readTapped(o, x)
 	r := results.Get().(*meter.Result)
 	if e.end = in.evaluate(o, r); e.end == placeSpooled {
 		e.records = in.encode(r, b)
 	}
+	e.notes = r.Notes
 	releaseResult(r)
 	return e
 }
@@ -81,8 +86,8 @@ func outcomeOf(logged meter.Outcome, status int, x *lane.Exchange) meter.Outcome
 	}
 }
 
-// readTapped sets o's LLM, Body and Capture from what the tap saw of the body.
-func (in *instance) readTapped(o *meter.Observation, x *lane.Exchange) {
+// readTapped sets o's LLM, Body and Capture from what the tap saw of the body. It returns how reading the usage ended, as readBody.
+func (in *instance) readTapped(o *meter.Observation, x *lane.Exchange) extraction {
 	o.Capture = meter.Capture{
 		Mode: meter.CaptureNone, Measured: true,
 		TimeToFirstByte: time.Duration(x.FirstByte) * time.Millisecond, BytesDelivered: x.Bytes,
@@ -90,10 +95,9 @@ func (in *instance) readTapped(o *meter.Observation, x *lane.Exchange) {
 	switch {
 	case x.Tapped:
 	case x.List == lane.ListLog && in.program.ReadsLLM(): // of a call there is more
-		in.process.ledger.extractions[extractionNotLLM].Inc()
-		return
+		return extractionNotLLM
 	case !in.readsBodies():
-		return
+		return ""
 	}
 	response := in.response(o)
 	if x.Tapped {
@@ -111,9 +115,9 @@ func (in *instance) readTapped(o *meter.Observation, x *lane.Exchange) {
 		}
 	}
 	if !in.readsBodies() {
-		return
+		return ""
 	}
-	in.readBody(o, &response)
+	result := in.readBody(o, &response)
 	if o.Capture.Truncated {
 		o.Body = nil // what is left of it is no answer to a question about the whole
 	}
@@ -124,6 +128,7 @@ func (in *instance) readTapped(o *meter.Observation, x *lane.Exchange) {
 			o.LLM.Stream = asked.stream
 		}
 	}
+	return result
 }
 
 // The policies of llm.on_abort.

@@ -358,7 +358,7 @@ func TestASpoolThatCannotBeWrittenLeavesTheBatchToTheWorker(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := dialLane(t, l.prefix, "w", 0)
-	w.register(1, apiOnly)
+	w.register(1, `{}`)
 	if problems := p.unready(); len(problems) != 2 || !strings.Contains(problems[1], "the spool's disk cannot be written, 0 records are in memory") {
 		t.Errorf("the process is not ready because of %q", problems)
 	}
@@ -371,7 +371,7 @@ func TestASpoolThatCannotBeWrittenLeavesTheBatchToTheWorker(t *testing.T) {
 	}
 	await(t, "the disk is used", func() bool { s, _ := p.running()[0].stats(); return s.Trouble == nil })
 	w = dialLane(t, l.prefix, "w", 0)
-	w.register(1, apiOnly)
+	w.register(1, `{}`)
 	if got := w.ask(batch(1, true, nil, plain(1), plain(2))); got != "OK 1" {
 		t.Errorf("the answer is %q", got)
 	}
@@ -385,6 +385,9 @@ func TestASpoolThatCannotBeWrittenLeavesTheBatchToTheWorker(t *testing.T) {
 		}
 	}
 	p.ended(t, map[place]uint64{placeSpooled: 2})
+	if n := p.ledger.extractions[extractionNotLLM].Get(); n != 2 {
+		t.Errorf("%d extractions of two exchanges are counted, of which one batch came twice", n)
+	}
 	if p.ledger.batchesLater.Get() != 1 {
 		t.Errorf("%d batches were put off", p.ledger.batchesLater.Get())
 	}

@@ -147,7 +147,11 @@ func (w *laneWorker) commit(b *laneBatch) error {
 		return err
 	}
 	for i := range b.exchanges {
+		e := &b.exchanges[i]
 		ledger.open().end(places[i])
+		if places[i] != placeRepeated {
+			ledger.tally(e.extraction, &e.notes)
+		}
 	}
 	for _, d := range b.batch.Drops {
 		ledger.lose(placeOfDrop(d.Reason), d.Count)

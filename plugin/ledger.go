@@ -158,22 +158,25 @@ func newLedger() *ledger {
 	return l
 }
 
-// tally counts what the meters reported beside their events.
-func (l *ledger) tally(r *meter.Result) {
-	l.valuesInvalid.Add(r.MeterErrors)
-	l.expressionsFailed.Add(r.ExpressionErrors)
-	l.expressionsCostly.Add(r.ExpressionsTooCostly)
-	l.rowsSkipped.Add(r.RowsSkipped)
-	l.dimensionsInvalid.Add(r.DimensionErrors)
-	l.dimensionsTruncated.Add(r.DimensionsTruncated)
+// tally counts how the extraction of an exchange ended, "" where there was none, and what the meters reported beside its events.
+func (l *ledger) tally(e extraction, n *meter.Notes) {
+	if e != "" {
+		l.extractions[e].Inc()
+	}
+	l.valuesInvalid.Add(n.MeterErrors)
+	l.expressionsFailed.Add(n.ExpressionErrors)
+	l.expressionsCostly.Add(n.ExpressionsTooCostly)
+	l.rowsSkipped.Add(n.RowsSkipped)
+	l.dimensionsInvalid.Add(n.DimensionErrors)
+	l.dimensionsTruncated.Add(n.DimensionsTruncated)
 	for _, note := range [...]struct {
 		happened bool
 		counter  *metrics.Counter
 	}{
-		{r.NoRequestID, l.withoutRequestID},
-		{r.NoStartTime, l.withoutStartTime},
-		{r.SubjectMissing, l.withoutSubject},
-		{r.UsageInconsistent, l.usagesInconsistent},
+		{n.NoRequestID, l.withoutRequestID},
+		{n.NoStartTime, l.withoutStartTime},
+		{n.SubjectMissing, l.withoutSubject},
+		{n.UsageInconsistent, l.usagesInconsistent},
 	} {
 		if note.happened {
 			note.counter.Inc()
