@@ -157,7 +157,6 @@ func (x *exported) collector() ([]byte, error) {
 	}
 	return withComment(document, "OpenMeter's collector for "+x.file+", made by kafka-metering export collector. What OpenMeter does not take is\n"+
 		"sent again, and not acknowledged to Kafka: watch the consumer group's lag. OpenMeter counts an event once, by source and id,\n"+
-		"where its deduplication is on, for as long as it remembers. A self-hosted one has dedupe.enabled: false unless it is told\n"+
-		"otherwise: set it to true, with driver: redis and an expiration beyond the longest time that a gateway may be down or a\n"+
-		"replay be late, such as 768h. Secrets and the files of certificates come from the environment.")
+		"where its deduplication is on, for as long as it remembers. A self-hosted one has sink.dedupe.enabled: false unless it is told\n"+
+		"otherwise (docs/consumers.md). Secrets and the files of certificates come from the environment.")
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kversion"
 
 	"kafka-metering/meter/relay"
 	"kafka-metering/plugin/devkong"
@@ -212,7 +213,8 @@ func newStage(ctx context.Context, file string, o stageOptions) (_ *stage, err e
 		topics = append(topics, settings.DeadLetterTopic)
 	}
 	const partitions = 6
-	if s.broker, err = kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(partitions, topics...)); err != nil {
+	asOf := kfake.MaxVersions(kversion.V3_0_0()) // what it answers to later requests Java's clients do not understand
+	if s.broker, err = kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(partitions, topics...), asOf); err != nil {
 		return nil, fmt.Errorf("start the embedded Kafka broker: %w", err)
 	}
 	s.kafka = relay.Settings{Brokers: s.broker.ListenAddrs()}
