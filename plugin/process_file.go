@@ -64,15 +64,15 @@ func (p *process) readFile(path string) {
 }
 
 // readConnection is how commands read the file of the flag -config.
-func readConnection(path string) (settings relay.Settings, spoolDir string, err error) {
+func readConnection(path string) (settings relay.Settings, topic, spoolDir string, err error) {
 	p := newProcess("", slog.New(slog.DiscardHandler))
 	p.readFile(path)
 	connection, _, err := p.connection(&Config{})
 	if err != nil {
-		return settings, "", err
+		return settings, "", "", err
 	}
 	settings, err = connection.relaySettings()
-	return settings, p.file.SpoolDir, err
+	return settings, connection.Topic, p.file.SpoolDir, err
 }
 
 // nodeName is a node's name as the source of an event can hold it.

@@ -219,20 +219,20 @@ func TestCommandsReadTheConnectionOfTheProcessFile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write("bootstrap_servers: [{host: kafka-1}]\nspool_dir: /var/lib/spool\ndead_letter_topic: dead\nsecurity: {ssl: true}\n" +
+	write("bootstrap_servers: [{host: kafka-1}]\ntopic: acme.events\nspool_dir: /var/lib/spool\ndead_letter_topic: dead\nsecurity: {ssl: true}\n" +
 		"authentication: {strategy: sasl, mechanism: PLAIN, user: metering, password: secret}\n")
-	settings, dir, err := readConnection(path)
-	if err != nil || dir != "/var/lib/spool" {
-		t.Error(dir, err)
+	settings, topic, dir, err := readConnection(path)
+	if err != nil || dir != "/var/lib/spool" || topic != "acme.events" {
+		t.Error(topic, dir, err)
 	}
 	if !slices.Equal(settings.Brokers, []string{"kafka-1:9092"}) || settings.Password != "secret" || settings.TLS == nil || settings.DeadLetterTopic != "dead" {
 		t.Errorf("%+v", settings)
 	}
 	write("spool_dir: /x\n")
-	if _, _, err := readConnection(path); err == nil || !strings.Contains(err.Error(), "bootstrap_servers") {
+	if _, _, _, err := readConnection(path); err == nil || !strings.Contains(err.Error(), "bootstrap_servers") {
 		t.Error("a file without brokers:", err)
 	}
-	if _, _, err := readConnection(path + ".missing"); err == nil {
+	if _, _, _, err := readConnection(path + ".missing"); err == nil {
 		t.Error("a file that is not there")
 	}
 }

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -63,5 +65,20 @@ func TestTailAndReportReadWhatTheServerPublished(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestTwoMeaningsOfOnePropertyAreAnError has two configurations of one file that declare it in two ways.
+func TestTwoMeaningsOfOnePropertyAreAnError(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "kong.yml")
+	text := `{_format_version: "3.0", services: [
+		{name: a, url: http://a, plugins: [{name: kafka-metering, config: {meters: [{slug: a, aggregation: SUM, value: response.size}]}}]},
+		{name: b, url: http://b, plugins: [{name: kafka-metering, config: {meters: [{slug: b, aggregation: MAX, value: response.size}]}}]}]}`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(executable(t, t.TempDir()), "report", "-brokers", "127.0.0.1:1", "-meters", path).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "is declared as SUM and as MAX") {
+		t.Errorf("%v: %s", err, out)
 	}
 }

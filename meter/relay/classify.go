@@ -117,9 +117,14 @@ func isTimeout(err error) bool {
 
 // explain says what was tried, where, what went wrong and what to do about it.
 func explain(err error, topic string, s *Settings) error {
+	advice, _ := advise(err, topic, s)
+	return fmt.Errorf("%s: %w", advice, err)
+}
+
+// advise says it without the error itself. known is false where nothing more is known.
+func advise(err error, topic string, s *Settings) (advice string, known bool) {
 	where := strings.Join(s.Brokers, ",")
 	is := func(target error) bool { return errors.Is(err, target) }
-	var advice string
 	_, creation := errors.AsType[*createError](err)
 	switch {
 	case creation && (is(kafka.TopicAuthorizationFailed) || is(kafka.ClusterAuthorizationFailed)):
@@ -165,9 +170,9 @@ func explain(err error, topic string, s *Settings) error {
 	case isDNS(err):
 		advice = fmt.Sprintf("the address %s cannot be resolved: check the host name", where)
 	default:
-		advice = fmt.Sprintf("publish to topic %q on %s", topic, where)
+		return fmt.Sprintf("publish to topic %q on %s", topic, where), false
 	}
-	return fmt.Errorf("%s: %w", advice, err)
+	return advice, true
 }
 
 func isDNS(err error) bool {

@@ -3,6 +3,11 @@ package relay
 import (
 	"context"
 	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"kafka-metering/meter/relay/kafkatest"
 )
 
 func TestReadAllReadsEveryPartitionOnceAndInOrder(t *testing.T) {
@@ -55,4 +60,69 @@ func TestATopicThatDoesNotExistIsAnError(t *testing.T) {
 	c := newCluster(t)
 	err := ReadAll(t.Context(), Settings{Brokers: c.ListenAddrs()}, "missing", func(Message) {})
 	contains(t, err, `"missing"`, "Unknown Topic")
+}
+
+func TestReadAllTakesLongerThanAConnectionMayBeSilent(t *testing.T) {
+	c := newCluster(t)
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.DefaultProduceTopic(topic), kgo.ProducerBatchCompression(kgo.NoCompression()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	const n = 30
+	for range n {
+		if err := cl.ProduceSync(t.Context(), &kgo.Record{Value: make([]byte, 900_000)}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seen := 0
+	if err := ReadAll(t.Context(), Settings{Brokers: c.ListenAddrs(), Timeout: 300 * time.Millisecond}, topic, func(Message) {
+		seen++
+		time.Sleep(30 * time.Millisecond)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if seen != n {
+		t.Errorf("read %d records of %d", seen, n)
+	}
+}
+
+func TestReadAllLeavesOutAbortedTransactionsAndEndsBehindTheirMarkers(t *testing.T) {
+	c := kafkatest.Shared(t)
+	name := kafkatest.Topic(t)
+	c.CreateTopic(t, name, 1)
+	want := 0
+	for _, end := range []kgo.TransactionEndTry{kgo.TryCommit, kgo.TryAbort, kgo.TryCommit, kgo.TryAbort} {
+		cl, err := kgo.NewClient(kgo.SeedBrokers(c.Brokers(t, kafkatest.Plaintext)...), kgo.TransactionalID(name), kgo.DefaultProduceTopic(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cl.BeginTransaction(); err != nil {
+			t.Fatal(err)
+		}
+		text := "aborted"
+		if end == kgo.TryCommit {
+			text, want = "committed", want+10
+		}
+		for range 10 {
+			if err := cl.ProduceSync(t.Context(), kgo.StringRecord(text)).FirstErr(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := cl.EndTransaction(t.Context(), end); err != nil {
+			t.Fatal(err)
+		}
+		cl.Close()
+	}
+	got := 0
+	if err := ReadAll(t.Context(), Settings{Brokers: c.Brokers(t, kafkatest.Plaintext)}, name, func(m Message) {
+		if got++; string(m.Value) != "committed" {
+			t.Errorf("offset %d: %s", m.Offset, m.Value)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if got != want {
+		t.Errorf("read %d records of %d", got, want)
+	}
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/segmentio/kafka-go"
+	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/metadata"
 )
 
@@ -44,11 +46,13 @@ func Inspect(ctx context.Context, s Settings, topic string) (*Topic, error) {
 	defer c.close()
 	ctx, cancel := context.WithTimeout(ctx, s.Timeout)
 	defer cancel()
-	answer, err := c.transport.RoundTrip(ctx, c.addr, &metadata.Request{TopicNames: []string{topic}, IncludeTopicAuthorizedOperations: true})
+	answer, err := c.transport.RoundTrip(ctx, c.addr, &metadataRequest{
+		request: metadata.Request{TopicNames: []string{topic}, IncludeTopicAuthorizedOperations: true}, clientID: s.ClientID,
+	})
 	if err != nil {
 		return nil, explain(c.sasl.explain(err), topic, &s)
 	}
-	response, ok := answer.(*metadata.Response)
+	response, ok := answer.(*metadataResponse)
 	if !ok || len(response.Topics) != 1 {
 		return nil, fmt.Errorf("ask for metadata: answer is a %T", answer)
 	}
@@ -70,6 +74,35 @@ func Inspect(ctx context.Context, s Settings, topic string) (*Topic, error) {
 	}
 	t.Config, t.ConfigError = c.topicConfig(ctx, topic)
 	return t, nil
+}
+
+// metadataRequest goes to a broker. kafka-go answers its own kind itself, from what it has asked for before, which says
+// nothing of what the user may do.
+type metadataRequest struct {
+	request  metadata.Request
+	clientID string
+	version  int16
+}
+
+// metadataResponse is the answer to it.
+type metadataResponse struct{ *metadata.Response }
+
+// ApiKey implements kafka-go's protocol.Message.
+func (*metadataRequest) ApiKey() protocol.ApiKey { return protocol.Metadata }
+
+// Required implements kafka-go's protocol.RawExchanger.
+func (r *metadataRequest) Required(versions map[protocol.ApiKey]int16) bool {
+	r.version = versions[protocol.Metadata]
+	return true
+}
+
+// RawExchange implements kafka-go's protocol.RawExchanger.
+func (r *metadataRequest) RawExchange(rw io.ReadWriter) (protocol.Message, error) {
+	answer, err := protocol.RoundTrip(rw, r.version, 0, r.clientID, &r.request)
+	if response, ok := answer.(*metadata.Response); ok {
+		return &metadataResponse{response}, err
+	}
+	return answer, err
 }
 
 // IsMissing reports whether an error of Inspect is that there is no such topic.

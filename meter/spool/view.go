@@ -276,7 +276,7 @@ const (
 )
 
 // Entries yields the pending records in their order; a damaged one has its Err.
-// The last pair may be an error alone: what comes after it cannot be read.
+// The last pair may be an error alone: not all could be read.
 func (v *View) Entries() iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		if v.bare() {
@@ -292,6 +292,9 @@ func (v *View) Entries() iter.Seq2[Entry, error] {
 			}
 			if err != nil {
 				v.broken = true
+				if !v.InUse && !v.intact(after, yield) {
+					return
+				}
 				yield(Entry{}, fmt.Errorf("read spool file %q: %w", v.Path, err))
 				return
 			}
@@ -300,6 +303,18 @@ func (v *View) Entries() iter.Seq2[Entry, error] {
 			}
 		}
 	}
+}
+
+// intact yields what is intact behind the damage, as [Spool.Adopt] finds it.
+func (v *View) intact(after uint64, yield func(Entry, error) bool) (more bool) {
+	more = true
+	eachIntact(v.Path, func(seq uint64, at time.Time, record []byte) bool {
+		if seq > after {
+			more = yield(Entry{Pos: Pos{seq: seq}, Time: at, Record: slices.Clone(record)}, nil)
+		}
+		return more
+	})
+	return more
 }
 
 // RejectedRecords yields the rejected records in their order, with the error of

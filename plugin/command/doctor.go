@@ -65,7 +65,7 @@ func runDoctor(args []string, out, errs io.Writer, host Host) error {
 	flags := flag.NewFlagSet("doctor", flag.ContinueOnError)
 	flags.SetOutput(errs)
 	f.register(flags)
-	flags.StringVar(&d.topic, "topic", defaultTopic, "`topic` of the events")
+	flags.StringVar(&d.topic, "topic", "", topicUsage)
 	flags.StringVar(&f.deadLetterTopic, "dead-letter-topic", "", "`topic` for records that Kafka refuses for good (default: that of -config)")
 	flags.StringVar(&d.spool, "spool-dir", "", "`directory` of the spools (default: that of -config, else kafka-metering.spool in -kong-prefix or in /usr/local/kong)")
 	flags.StringVar(&d.prefix, "kong-prefix", "", "`directory` of Kong's prefix: looks at the sockets in it")
@@ -78,6 +78,7 @@ func runDoctor(args []string, out, errs io.Writer, host Host) error {
 	if err != nil {
 		return err
 	}
+	d.topic = cmp.Or(d.topic, f.configTopic, defaultTopic)
 	d.settings, d.spool = settings, cmp.Or(d.spool, dir)
 	if usual := filepath.Join(cmp.Or(d.prefix, filepath.Dir(defaultSpool)), filepath.Base(defaultSpool)); d.spool == "" {
 		if _, err := os.Stat(usual); err == nil {

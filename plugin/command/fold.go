@@ -2,8 +2,10 @@ package command
 
 import (
 	"cmp"
+	"math"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/tidwall/gjson"
 
@@ -19,10 +21,14 @@ type fold struct {
 	n           int
 	value       float64
 	unique      map[string]struct{}
-	latest      string
+	latest      time.Time
 }
 
-func (f *fold) add(v gjson.Result, time string) {
+// add folds a value in, and reports whether it could: all but different values are counted must be finite numbers.
+func (f *fold) add(v gjson.Result, at time.Time) bool {
+	if f.aggregation != meter.UniqueCount && f.aggregation != meter.Count && (v.Type != gjson.Number || math.IsInf(v.Num, 0)) {
+		return false
+	}
 	f.n++
 	x := v.Float()
 	switch f.aggregation {
@@ -37,17 +43,21 @@ func (f *fold) add(v gjson.Result, time string) {
 	case meter.Avg:
 		f.value += (x - f.value) / float64(f.n)
 	case meter.Latest:
-		if time >= f.latest {
-			f.latest, f.value = time, x
+		if !at.Before(f.latest) {
+			f.latest, f.value = at, x
 		}
 	case meter.Count:
 		f.value++
 	case meter.UniqueCount:
-		f.unique[v.String()] = struct{}{}
+		value := v.String()
+		if _, known := f.unique[value]; !known {
+			f.unique[strings.Clone(value)] = struct{}{} // else the whole event stays in memory
+		}
 		f.value = float64(len(f.unique))
 	default:
 		f.value += x
 	}
+	return true
 }
 
 // folds are totals, as the meters declare them.
@@ -63,8 +73,9 @@ func dimensions(flag string) []string {
 }
 
 // add folds an event's values in. properties says which of its members are values, and how they are folded: by event type and
-// name. by are the dimensions that split a total, beside the subject.
-func (f folds) add(properties map[[2]string]meter.Aggregation, by []string, eventType, subject, time string, data gjson.Result) {
+// name. by are the dimensions that split a total, beside the subject. It returns how many values are no numbers.
+func (f folds) add(properties map[[2]string]meter.Aggregation, by []string, eventType, subject, at string, data gjson.Result) (invalid int) {
+	moment, _ := time.Parse(time.RFC3339, at) // one without a time is the oldest
 	parts := make([]string, len(by))
 	for i, name := range by {
 		if parts[i] = data.Get(gjson.Escape(name)).String(); len(by) > 1 && strings.ContainsAny(parts[i], `,"`) {
@@ -79,12 +90,18 @@ func (f folds) add(properties map[[2]string]meter.Aggregation, by []string, even
 		key := foldKey{eventType + " " + k.Str, subject, strings.Join(parts, ", ")}
 		total := f[key]
 		if total == nil {
+			key.subject, key.by = strings.Clone(key.subject), strings.Clone(key.by) // else the whole event stays in memory
 			total = &fold{aggregation: aggregation, unique: map[string]struct{}{}}
 			f[key] = total
 		}
-		total.add(v, time)
+		if !total.add(v, moment) {
+			if invalid++; total.n == 0 {
+				delete(f, key)
+			}
+		}
 		return true
 	})
+	return invalid
 }
 
 // properties returns the values of an evaluator's events, by event type and name, and how they are folded.

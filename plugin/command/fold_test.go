@@ -31,6 +31,35 @@ func TestACountCountsEvents(t *testing.T) {
 	}
 }
 
+// TestWhatIsNoNumberIsNotAdded has values in a foreign producer's events that no meter of ours makes.
+func TestWhatIsNoNumberIsNotAdded(t *testing.T) {
+	for _, aggregation := range []meter.Aggregation{meter.Sum, meter.Min, meter.Max, meter.Avg, meter.Latest} {
+		f, invalid := folds{}, 0
+		declared := map[[2]string]meter.Aggregation{{"acme.x", "value"}: aggregation}
+		for _, value := range []string{`7`, `"abc"`, `"9"`, `null`, `true`, `{}`, `1e400`} {
+			invalid += f.add(declared, nil, "acme.x", "cust", "2026-11-01T00:00:00Z", gjson.Parse(`{"value":`+value+`}`))
+		}
+		if got := f[foldKey{"acme.x value", "cust", ""}]; invalid != 6 || got == nil || got.n != 1 || got.value != 7 {
+			t.Errorf("%s: %d are left out, the total is %+v", aggregation, invalid, got)
+		}
+	}
+	f := folds{}
+	if f.add(map[[2]string]meter.Aggregation{{"acme.x", "value"}: meter.Sum}, nil, "acme.x", "cust", "", gjson.Parse(`{"value":"x"}`)); len(f) != 0 {
+		t.Errorf("a total of nothing: %v", f)
+	}
+}
+
+// TestTheLatestIsToldByTime has times that do not sort as text.
+func TestTheLatestIsToldByTime(t *testing.T) {
+	f := folds{}
+	for value, at := range map[string]string{"1": "2026-11-01T09:00:00Z", "3": "2026-11-01T09:00:00.500Z", "2": "2026-11-01T10:00:00+02:00"} {
+		f.add(map[[2]string]meter.Aggregation{{"acme.x", "value"}: meter.Latest}, nil, "acme.x", "cust", at, gjson.Parse(`{"value":`+value+`}`))
+	}
+	if got := f[foldKey{"acme.x value", "cust", ""}].value; got != 3 {
+		t.Errorf("the latest is %v, want 3", got)
+	}
+}
+
 // TestSplitsThatReadAlikeAreTwo has commas in what totals are split by.
 func TestSplitsThatReadAlikeAreTwo(t *testing.T) {
 	f := folds{}

@@ -54,10 +54,10 @@ func eachDocument(name string, in io.Reader, yield func(document []byte) error) 
 		if err != nil {
 			return err
 		}
-		if whole = bytes.TrimSpace(whole); gjson.ValidBytes(whole) {
-			return yield(whole)
+		if document := bytes.TrimSpace(whole); gjson.ValidBytes(document) {
+			return yield(document)
 		}
-		in = bytes.NewReader(whole)
+		in = io.MultiReader(bytes.NewReader(whole), in) // one a line, and more of them perhaps
 	}
 	lines := bufio.NewScanner(in)
 	lines.Buffer(make([]byte, 1<<16), maxDocument)
@@ -69,6 +69,9 @@ func eachDocument(name string, in io.Reader, yield func(document []byte) error) 
 		}
 		if !gjson.ValidBytes(lines.Bytes()) {
 			if !lines.Scan() {
+				if number == 1 {
+					return fmt.Errorf("%s: there is no JSON document in it", name)
+				}
 				break
 			}
 			return fmt.Errorf("%s:%d: no JSON document", name, number)

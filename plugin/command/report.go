@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"hash/maphash"
@@ -25,7 +26,7 @@ const reportAbout = `Adds up what stands on a topic, as the meters declare it: e
   kafka-metering report -brokers kafka:9092 -meters kong.yml
   kafka-metering report -config /etc/kong/kafka-metering.yml -meters kong.yml -from 2026-11-01 -to 2026-12-01 -by model -format csv
 
-It needs some 30 bytes of memory for each event. For invoices use a store; this is for a look, and for a second opinion.`
+It needs some 100 bytes of memory for each event, and 200 MB beside. For invoices use a store; this is for a look, and for a second opinion.`
 
 // reporting is one run of the command.
 type reporting struct {
@@ -37,7 +38,7 @@ type reporting struct {
 	seen       map[uint64]struct{}
 	totals     folds
 
-	events, repeated, outside, unknown, foreign int
+	events, repeated, outside, unknown, foreign, invalid int
 }
 
 // runReport runs the command report.
@@ -47,7 +48,7 @@ func runReport(args []string, out, errs io.Writer, host Host) error {
 	flags := flag.NewFlagSet("report", flag.ContinueOnError)
 	flags.SetOutput(errs)
 	f.register(flags)
-	topic := flags.String("topic", defaultTopic, "`topic` of the events")
+	topic := flags.String("topic", "", topicUsage)
 	meters := flags.String("meters", "", "`file` that declares the meters: kong.yml, decK, or the plugin's config alone (default: the presets)")
 	by := flags.String("by", "", "`dimensions` by which totals are split beside the customer, with commas between them")
 	flags.Func("from", "only events from this `time` on, such as 2026-11-01 or 2026-11-01T12:00:00Z", parseTime(&x.from))
@@ -66,25 +67,49 @@ func runReport(args []string, out, errs io.Writer, host Host) error {
 	if err != nil {
 		return err
 	}
+	for _, warning := range all.warns {
+		fmt.Fprintf(errs, "kafka-metering report: %v\n", warning)
+	}
 	for _, e := range all.made {
 		for key, aggregation := range properties(e) {
+			if other, known := x.properties[key]; known && other != aggregation {
+				return fmt.Errorf("-meters %s: %q of %s is declared as %s and as %s, in two configurations: nobody can tell which of them an event is of; "+
+					"give one of the meters an event_type of its own", *meters, key[1], key[0], other, aggregation)
+			}
 			x.properties[key], x.types[key[0]] = aggregation, true
 		}
+	}
+	if !x.to.IsZero() && !x.from.Before(x.to) {
+		return errors.New("-to is not after -from: no event can be between them")
 	}
 	settings, _, err := f.settings(host.ReadConnection)
 	if err != nil {
 		return err
 	}
+	*topic = cmp.Or(*topic, f.configTopic, defaultTopic)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := relay.ReadAll(ctx, settings, *topic, x.add); err != nil {
+	p, n, start := newPace(errs), int64(0), time.Now()
+	err = relay.ReadAll(ctx, settings, *topic, func(m relay.Message) {
+		x.add(m)
+		n++
+		p.say(func() string {
+			return fmt.Sprintf("%s, %.0f a second", count(n, "record"), float64(n)/time.Since(start).Seconds())
+		})
+	})
+	p.end()
+	if err != nil {
 		return err
 	}
 	if err := x.print(out, *format); err != nil {
 		return err
 	}
-	fmt.Fprintf(errs, "%s; %d repeated, %d outside the time, %d of types that no meter declares, %d records that are no events\n",
+	fmt.Fprintf(errs, "%s; %d repeated, %d outside the time, %d of types that no meter declares, %d records that are no events",
 		count(int64(x.events), "event"), x.repeated, x.outside, x.unknown, x.foreign)
+	if x.invalid > 0 {
+		fmt.Fprintf(errs, "; NOT ADDED: %s that are no numbers", count(int64(x.invalid), "value"))
+	}
+	fmt.Fprintln(errs)
 	return nil
 }
 
@@ -117,7 +142,8 @@ func (x *reporting) add(m relay.Message) {
 		return // nobody is billed for it
 	}
 	at, err := time.Parse(time.RFC3339, e.time)
-	if err == nil && (!x.from.IsZero() && at.Before(x.from) || !x.to.IsZero() && !at.Before(x.to)) {
+	bounded := !x.from.IsZero() || !x.to.IsZero()
+	if bounded && (err != nil || at.Before(x.from) || !x.to.IsZero() && !at.Before(x.to)) { // one without a time is in no month
 		x.outside++
 		return
 	}
@@ -126,7 +152,7 @@ func (x *reporting) add(m relay.Message) {
 		return
 	}
 	x.events++
-	x.totals.add(x.properties, x.by, e.eventType, e.subject, e.time, e.data)
+	x.invalid += x.totals.add(x.properties, x.by, e.eventType, e.subject, e.time, e.data)
 }
 
 // reportRow is a line of the report.
@@ -176,9 +202,9 @@ func (x *reporting) print(out io.Writer, format string) error {
 		fmt.Fprintln(table, "EVENTS\tTOTAL")
 		for i := range rows {
 			r := &rows[i]
-			fmt.Fprintf(table, "%s\t%s %s\t%s\t", r.EventType, strings.ToLower(string(r.Aggregation)), r.Property, r.Subject)
+			fmt.Fprintf(table, "%s\t%s %s\t%s\t", r.EventType, strings.ToLower(string(r.Aggregation)), r.Property, printable(r.Subject))
 			if len(x.by) > 0 {
-				fmt.Fprint(table, r.By+"\t")
+				fmt.Fprint(table, printable(r.By)+"\t")
 			}
 			fmt.Fprintf(table, "%d\t%s\n", r.Events, amount(&r.Total, ""))
 		}

@@ -2,7 +2,11 @@ package command
 
 import (
 	"hash/maphash"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"kafka-metering/meter"
 	"kafka-metering/meter/relay"
@@ -32,5 +36,52 @@ func TestAReportCountsAnEventOnce(t *testing.T) {
 	}
 	if x.events != 2 || x.repeated != 1 || x.foreign != 1 || x.unknown != 1 {
 		t.Errorf("%d events, %d repeated, %d foreign, %d unknown", x.events, x.repeated, x.foreign, x.unknown)
+	}
+}
+
+// TestAnEventWithoutATimeIsInNoMonth has bounds on one side or the other.
+func TestAnEventWithoutATimeIsInNoMonth(t *testing.T) {
+	november := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	for name, x := range map[string]reporting{"from": {from: november}, "to": {to: november}, "all": {}} {
+		x.seed, x.seen, x.totals, x.types = maphash.MakeSeed(), map[uint64]struct{}{}, folds{}, map[string]bool{"acme.x": true}
+		x.add(relay.Message{Value: []byte(`{"specversion":"1.0","id":"1","source":"/s","type":"acme.x","subject":"s","time":"soon","data":{}}`)})
+		if bounded := name != "all"; x.outside == 1 != bounded || x.events == 1 == bounded {
+			t.Errorf("%s: %d outside, %d events", name, x.outside, x.events)
+		}
+	}
+}
+
+// TestWhatAClientWroteIsSafeOnATerminal has a line that forges another one, and turns the operator's terminal red.
+func TestWhatAClientWroteIsSafeOnATerminal(t *testing.T) {
+	for text, want := range map[string]string{
+		"cust-1 Ärger 顧客":    "cust-1 Ärger 顧客",
+		"a\x1b[31mRED\nb":    "a\uFFFD[31mRED\uFFFDb",
+		"a\u202eb\u2066\xff": "a\uFFFDb\uFFFD\uFFFD",
+		"a\u0085b\u2028c":    "a\uFFFDb\uFFFDc",
+	} {
+		if got := printable(text); got != want {
+			t.Errorf("%q becomes %q, want %q", text, got, want)
+		}
+	}
+	e := event{id: "1", eventType: "acme.x", subject: "a\n12:00:00.000  kong.llm_request  b"}
+	if line := e.line(); strings.ContainsAny(line, "\n\x1b") {
+		t.Errorf("a line of tail: %q", line)
+	}
+}
+
+// TestLongFilesOfObservationsAreReadToTheirEnd reads more than one document may have, under a name that does not tell.
+func TestLongFilesOfObservationsAreReadToTheirEnd(t *testing.T) {
+	line := `{"request":{"id":"` + strings.Repeat("a", 1<<20) + `"}}` + "\n"
+	path := filepath.Join(t.TempDir(), "observations.log")
+	const lines = 2 * maxDocument >> 20
+	if err := os.WriteFile(path, []byte(strings.Repeat(line, lines)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	if err := eachDocument(path, nil, func([]byte) error { n++; return nil }); err != nil || n != lines {
+		t.Errorf("%d documents of %d are read, %v", n, lines, err)
+	}
+	if err := eachDocument("-", strings.NewReader("no JSON"), func([]byte) error { return nil }); err == nil || !strings.Contains(err.Error(), "no JSON document") {
+		t.Errorf("a file that is no JSON: %v", err)
 	}
 }

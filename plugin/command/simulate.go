@@ -267,9 +267,9 @@ func (s *simulation) print(out, errs io.Writer, format string) error {
 		rows = withTotals(rows)
 		for i := range rows {
 			r := &rows[i]
-			fmt.Fprintf(table, "%s\t%s %s\t%s\t", r.Meter, strings.ToLower(string(r.Aggregation)), r.Property, r.Subject)
+			fmt.Fprintf(table, "%s\t%s %s\t%s\t", r.Meter, strings.ToLower(string(r.Aggregation)), r.Property, printable(r.Subject))
 			if len(s.by) > 0 {
-				fmt.Fprint(table, r.By+"\t")
+				fmt.Fprint(table, printable(r.By)+"\t")
 			}
 			if s.sides[0] != nil {
 				fmt.Fprintf(table, "%s\t%s\t%s\n", amount(r.Old, "–"), amount(r.New, "–"), differenceText(r.Old, r.New))

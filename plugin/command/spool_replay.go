@@ -32,9 +32,9 @@ A record leaves the spool when Kafka has acknowledged it, as from the plugin ser
 nothing is lost, and it can be run again. Consumers may see an event twice, with the same source and id. Rejected records
 that a living process holds are published as copies: that process keeps its own.`
 
-// ReadConnection reads the file of the plugin server's flag -config: how to reach Kafka, and the directory of the spools,
-// "" where the file names none.
-type ReadConnection func(file string) (settings relay.Settings, spoolDir string, err error)
+// ReadConnection reads the file of the plugin server's flag -config: how to reach Kafka, the topic of the events, and the
+// directory of the spools, "" where the file names none.
+type ReadConnection func(file string) (settings relay.Settings, topic, spoolDir string, err error)
 
 // replayer is one run of the command.
 type replayer struct {
@@ -49,6 +49,7 @@ type replayer struct {
 // replayFlags are the flags that say where Kafka is.
 type replayFlags struct {
 	config, brokers, ca, mechanism, user, passwordFile, deadLetterTopic string
+	configTopic                                                         string
 	tls                                                                 bool
 }
 
@@ -112,7 +113,7 @@ func (f *replayFlags) settings(read ReadConnection) (settings relay.Settings, di
 	case f.config != "" && (f.tls || f.ca != "" || f.mechanism != "" || f.user != "" || f.passwordFile != ""):
 		return settings, "", errors.New("-tls, -ca, -mechanism, -user and -password-file go with -brokers: what -config names has its own")
 	case f.config != "":
-		settings, dir, err = read(f.config)
+		settings, f.configTopic, dir, err = read(f.config)
 		if f.deadLetterTopic != "" {
 			settings.DeadLetterTopic = f.deadLetterTopic
 		}
@@ -225,13 +226,17 @@ func (x *replayer) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := x.fill(ctx, s, living); err != nil {
+	unread, err := x.fill(ctx, s, living)
+	if err != nil {
 		return err
 	}
 	stopped := x.publish(ctx, s, r)
 	published, left := r.Stats(), s.Stats()
 	fmt.Fprintf(x.out, "%s published, %d dead-lettered, %d rejected, %d expired, %d left in the spool\n",
 		count(published.Published, "record"), published.DeadLettered, published.Rejected, published.Expired, left.Pending)
+	if left.SetAside > 0 {
+		fmt.Fprintf(x.out, "%s LOST IN DAMAGED FILES, which are set aside in %s (*.damaged)\n", count(left.SetAside, "record"), x.dir)
+	}
 	switch {
 	case stopped != nil && left.Pending > 0 && published.LastError != nil:
 		return fmt.Errorf("%w: %w", stopped, published.LastError)
@@ -241,6 +246,10 @@ func (x *replayer) run(ctx context.Context) (err error) {
 		return fmt.Errorf("%s older than queue.max_event_age: kafka-metering spool replay -rejected publishes what stays in the spool after all", count(published.Expired, "record"))
 	case published.Rejected > 0:
 		return fmt.Errorf("kafka refused %s for good: kafka-metering spool export -rejected %s says why", count(published.Rejected, "record"), x.dir)
+	case unread != nil:
+		return errors.New("a file could not be read as a whole: see above, and kafka-metering spool ls")
+	case left.SetAside > 0:
+		return fmt.Errorf("a file is damaged: %s of it could not be read; kafka-metering spool verify says more", count(left.SetAside, "record"))
 	}
 	return nil
 }
@@ -265,20 +274,20 @@ func (x *replayer) living() (paths []string, err error) {
 }
 
 // fill puts into s what is to be published.
-func (x *replayer) fill(ctx context.Context, s *spool.Spool, living []string) error {
-	adopted, err := s.Adopt()
-	if err != nil {
-		fmt.Fprintf(x.errs, "kafka-metering spool replay: %v\n", err) // the others are adopted
+func (x *replayer) fill(ctx context.Context, s *spool.Spool, living []string) (unread, err error) {
+	adopted, unread := s.Adopt()
+	if unread != nil {
+		fmt.Fprintf(x.errs, "kafka-metering spool replay: %v\n", unread) // the others are adopted
 	}
 	var moved, copied int64
 	if x.rejected {
 		if moved, err = s.Requeue(func(spool.Rejected) bool { return true }); err != nil {
-			return err
+			return unread, err
 		}
 		for _, path := range living {
 			n, err := x.copyRejected(ctx, s, path)
 			if err != nil {
-				return err
+				return unread, err
 			}
 			copied += n
 		}
@@ -291,7 +300,7 @@ func (x *replayer) fill(ctx context.Context, s *spool.Spool, living []string) er
 		fmt.Fprintf(x.out, "; %s left to living processes", count(int64(len(living)), "file"))
 	}
 	fmt.Fprintln(x.out)
-	return nil
+	return unread, nil
 }
 
 // copyRejected appends the rejected records of a living process's file to s.

@@ -72,12 +72,12 @@ func closeSpool(t *testing.T, s *spool.Spool) {
 func runSpoolTest(t *testing.T, args ...string) (out, errs string, err error) {
 	t.Helper()
 	var o, e bytes.Buffer
-	err = runSpool(args, &o, &e, func(file string) (relay.Settings, string, error) {
+	err = runSpool(args, &o, &e, func(file string) (relay.Settings, string, string, error) {
 		brokers, dir, _ := strings.Cut(file, ";")
 		if brokers == "broken" {
-			return relay.Settings{}, "", errors.New("-config broken: unknown field")
+			return relay.Settings{}, "", "", errors.New("-config broken: unknown field")
 		}
-		return relay.Settings{Brokers: []string{brokers}}, dir, nil
+		return relay.Settings{Brokers: []string{brokers}}, "", dir, nil
 	})
 	return o.String(), e.String(), err
 }

@@ -25,21 +25,23 @@ It reads the topic from its beginning; -new leaves out what stands there already
 // defaultTopic is the topic of a plugin that names none.
 const defaultTopic = "kong.metering"
 
+const topicUsage = "`topic` of the events (default: that of -config, else " + defaultTopic + ")"
+
 // tailing is one run of the command.
 type tailing struct {
-	out                io.Writer
+	out, errs          io.Writer
 	subject, eventType string
 	json               bool
 }
 
 // runTail runs the command tail.
 func runTail(args []string, out, errs io.Writer, read ReadConnection) error {
-	x := tailing{out: out}
+	x := tailing{out: out, errs: errs}
 	var f replayFlags
 	flags := flag.NewFlagSet("tail", flag.ContinueOnError)
 	flags.SetOutput(errs)
 	f.register(flags)
-	topic := flags.String("topic", defaultTopic, "`topic` of the events")
+	topic := flags.String("topic", "", topicUsage)
 	fresh := flags.Bool("new", false, "only events that arrive from now on")
 	flags.StringVar(&x.subject, "subject", "", "only events of this `customer`")
 	flags.StringVar(&x.eventType, "type", "", "only events of this `type`")
@@ -51,32 +53,38 @@ func runTail(args []string, out, errs io.Writer, read ReadConnection) error {
 	if err != nil {
 		return err
 	}
+	*topic = cmp.Or(*topic, f.configTopic, defaultTopic)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	old := map[int]int64{} // by partition: the last offset that stands there already
+	follow := relay.Follow
 	if *fresh {
-		if err := relay.ReadAll(ctx, settings, *topic, func(m relay.Message) { old[m.Partition] = m.Offset + 1 }); err != nil {
-			return err
-		}
+		follow = relay.FollowNew
 	}
-	return relay.Follow(ctx, settings, *topic, func(m relay.Message) {
-		if m.Offset >= old[m.Partition] {
-			x.print(m)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var unwritten error
+	err = follow(ctx, settings, *topic, func(m relay.Message) {
+		if unwritten == nil {
+			if unwritten = x.print(m); unwritten != nil {
+				cancel()
+			}
 		}
 	})
+	return cmp.Or(unwritten, err)
 }
 
-func (x *tailing) print(m relay.Message) {
+func (x *tailing) print(m relay.Message) (err error) {
 	e, whole, ok := eventOf(m)
 	switch {
 	case !ok:
-		fmt.Fprintf(x.out, "partition %d, offset %d: no event of this plugin\n", m.Partition, m.Offset)
+		_, err = fmt.Fprintf(x.errs, "partition %d, offset %d: no event of this plugin\n", m.Partition, m.Offset)
 	case x.subject != "" && e.subject != x.subject, x.eventType != "" && e.eventType != x.eventType:
 	case x.json:
-		fmt.Fprintln(x.out, whole)
+		_, err = fmt.Fprintln(x.out, gjson.Get(whole, "@ugly").Raw) // one line
 	default:
-		fmt.Fprintln(x.out, e.line())
+		_, err = fmt.Fprintln(x.out, e.line())
 	}
+	return err
 }
 
 // eventOf reads a record in either of CloudEvents' modes. whole is the event as one JSON object.

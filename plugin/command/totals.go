@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/tidwall/gjson"
 
@@ -43,7 +45,18 @@ func (e event) line() string {
 	if len(at) == len("2026-11-23T10:03:38.594Z") {
 		at = at[11:23]
 	}
-	return fmt.Sprintf("%s  %-16s  %-10s  %s", at, e.eventType, e.subject, e.text())
+	return printable(fmt.Sprintf("%s  %-16s  %-10s  %s", at, e.eventType, e.subject, e.text()))
+}
+
+// printable makes of a text, which may be a client's own words, one that is safe in a line on a terminal: what would
+// end the line, move the cursor or turn the direction becomes U+FFFD.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || r >= 0x2028 && r <= 0x202e || r >= 0x2066 && r <= 0x2069 {
+			return utf8.RuneError
+		}
+		return r
+	}, strings.ToValidUTF8(s, "\ufffd"))
 }
 
 func (e event) text() string {
@@ -179,7 +192,7 @@ func (t *totals) print(w io.Writer) error {
 			name = ""
 		}
 		previous = key.meter
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\n", name, key.subject, cmp.Or(key.model, "-"), key.kind, t.sums[key].events, t.sums[key])
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%s\n", printable(name), printable(key.subject), printable(cmp.Or(key.model, "-")), printable(key.kind), t.sums[key].events, t.sums[key])
 	}
 	return table.Flush()
 }

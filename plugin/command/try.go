@@ -36,7 +36,8 @@ Example:
   kafka-metering try
   kafka-metering try -serve      stay up, to send requests of your own
   kafka-metering try -front pdk  without the Lua front: Kong's plugin protocol, buffered responses
-  kafka-metering try -f my-kong.yml`
+  kafka-metering try -serve -f my-kong.yml
+                                 a file of your own, without the routes of the demonstration`
 
 // pluginName is the plugin's name: the name that its executable has to have, and that kong.yml enables.
 const pluginName = "kafka-metering"

@@ -21,6 +21,7 @@ type Verifier struct {
 	list    []*evidence
 	ids     []identity
 	heads   map[int]bool // partitions that were begun
+	unknown map[int]bool // of these, those whose beginning is gone, and since when is not known yet
 	horizon time.Time    // what was recorded before this may have been removed from the topic
 	gaps    map[gapKey]*GapSum
 	memory  []byte
@@ -31,7 +32,7 @@ type Verifier struct {
 
 // NewVerifier returns a verifier of a topic.
 func NewVerifier(topic string) *Verifier {
-	return &Verifier{topic: topic, seed: maphash.MakeSeed(), runs: map[string]*evidence{}, heads: map[int]bool{}, gaps: map[gapKey]*GapSum{}}
+	return &Verifier{topic: topic, seed: maphash.MakeSeed(), runs: map[string]*evidence{}, heads: map[int]bool{}, unknown: map[int]bool{}, gaps: map[gapKey]*GapSum{}}
 }
 
 // From leaves out of judgement what was recorded before a time.
@@ -147,11 +148,18 @@ func (v *Verifier) AddDead(m relay.Message) {
 const DeadSubject = "no subject"
 
 func (v *Verifier) add(m *relay.Message, dead bool) {
+	first := !dead && !v.heads[m.Partition]
+	if first {
+		v.heads[m.Partition] = true
+	}
 	p, ok := parse(m)
 	start, number, numbered := ParseSequence(p.sequence)
 	if !ok || p.id == "" || p.source == "" || !numbered {
 		if !dead {
 			v.foreign++
+		}
+		if first && m.Offset > 0 {
+			v.unknown[m.Partition] = true // until the first event there
 		}
 		return
 	}
@@ -159,11 +167,9 @@ func (v *Verifier) add(m *relay.Message, dead bool) {
 	if err != nil {
 		recorded = time.UnixMilli(start)
 	}
-	if !dead && !v.heads[m.Partition] {
-		v.heads[m.Partition] = true
-		if m.Offset > 0 { // the records before it are gone
-			v.From(recorded)
-		}
+	if v.unknown[m.Partition] || first && m.Offset > 0 { // the records before it are gone
+		delete(v.unknown, m.Partition)
+		v.From(recorded)
 	}
 	r := v.run(p.source, start)
 	var d digest
