@@ -167,7 +167,9 @@ func (l *laneServer) accept(listener *net.UnixListener) {
 			return
 		}
 		if err != nil { // no file descriptors, most likely
-			l.p.log.Error("accept a worker's connection", "error", err)
+			if l.p.reports.due("accept", l.p.now()) {
+				l.p.log.Error("accept a worker's connection", "error", err)
+			}
 			select {
 			case <-l.stop:
 				return
@@ -219,7 +221,9 @@ func (l *laneServer) serve(conn net.Conn) {
 	l.mu.Unlock()
 	if errors.Is(err, lane.ErrProtocol) {
 		s.part(lane.AppendError(nil, err))
-		l.p.log.Error("the lane", "error", err)
+		if l.p.reports.due("protocol", l.p.now()) { // a worker of another release comes again four times a second
+			l.p.log.Error("the lane", "error", err)
+		}
 	}
 	_ = conn.Close()
 	if s.worker != nil {
@@ -410,6 +414,11 @@ func (l *laneServer) release(in *laneInstance) {
 
 // take reads a batch to its end and commits it. An error leaves it to the worker, which sends it again.
 func (s *laneSession) take(b *lane.Batch) error {
+	end, err := s.worker.begin()
+	if err != nil {
+		return err
+	}
+	defer end()
 	l := &laneBatch{batch: b, session: s, exchanges: s.exchanges}
 	began := time.Now()
 	s.records.Reset() // of the last batch, which the spool has had
@@ -428,7 +437,7 @@ func (s *laneSession) take(b *lane.Batch) error {
 			l.exchanges = append(l.exchanges, c.observe(&x, &s.observation, &s.records))
 		}
 	}
-	err := s.worker.commit(l)
+	err = s.worker.commit(l)
 	if err == nil && !known {
 		s.l.p.ledger.batchHandOvers.UpdateDuration(began)
 	}

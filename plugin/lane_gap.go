@@ -125,11 +125,11 @@ func eventsOf(g gap, id string, sinks []*instance) []gapEvent {
 	return events
 }
 
-// sinks returns the instances of a session.
+// sinks returns the instances of a session, the latest first: of a plugin that Kong has changed it is the one in force.
 func (s *laneSession) sinks() []*instance {
 	all := make([]*instance, 0, len(s.configs))
-	for _, in := range s.configs {
-		all = append(all, in.instance)
+	for _, id := range slices.Backward(slices.Sorted(maps.Keys(s.configs))) {
+		all = append(all, s.configs[id].instance)
 	}
 	return all
 }

@@ -669,3 +669,26 @@ func TestInstancesLiveAsLongAsConnectionsUseThem(t *testing.T) {
 	two.conn.Close()
 	await(t, "no instance is left", func() bool { return count() == 0 })
 }
+
+// TestAWorkerOfAnotherReleaseDoesNotFillTheLog has one that comes again four times a second.
+func TestAWorkerOfAnotherReleaseDoesNotFillTheLog(t *testing.T) {
+	p, l := laneProcess(t)
+	var log syncBuffer
+	p.log = log.logger()
+	for range 40 {
+		conn, err := net.Dial("unix", filepath.Join(l.prefix, laneSocket))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Write([]byte("HELLO 1 w 0\n")); err != nil {
+			t.Fatal(err)
+		}
+		if answer, err := io.ReadAll(conn); err != nil || !strings.HasPrefix(string(answer), "ERR ") {
+			t.Fatalf("%s, %v", answer, err)
+		}
+		_ = conn.Close()
+	}
+	if n := strings.Count(log.String(), "the lane"); n != 1 {
+		t.Errorf("%d lines", n)
+	}
+}

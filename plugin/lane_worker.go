@@ -21,7 +21,8 @@ type laneWorker struct {
 	l    *laneServer
 	name string
 
-	commits sync.Mutex // one batch at a time
+	commits chan struct{}       // cap 1: one batch at a time
+	partly  map[string]struct{} // exchanges of one that comes again, whose events are in the spool; guarded by commits
 
 	mu          sync.Mutex
 	account     *lane.Account
@@ -39,12 +40,13 @@ func (l *laneServer) join(h *lane.Hello) *laneWorker {
 	defer l.mu.Unlock()
 	w := l.workers[h.Worker]
 	if w == nil {
-		w = &laneWorker{l: l, name: h.Worker, account: lane.NewAccount(h), number: h.Counted}
+		w = &laneWorker{l: l, name: h.Worker, account: lane.NewAccount(h), number: h.Counted, commits: make(chan struct{}, 1)}
 		l.workers[h.Worker] = w
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.connections, w.parted = w.connections+1, false
+	w.account.Heard(h)
 	if w.away != nil {
 		w.away.Stop()
 	}
@@ -100,6 +102,22 @@ func (w *laneWorker) has(batch int64) bool {
 	return batch <= w.batch
 }
 
+// errUnderWay says that a batch of the worker is being put into the spool still.
+var errUnderWay = errors.New("a batch that came before is not on disk yet: the disk does not answer")
+
+// begin returns when no other batch of the worker is under way, and none will be until end is called. A worker does not wait for
+// as long as a disk may hang, and comes again on another connection: each attempt must not stay here with a batch.
+func (w *laneWorker) begin() (end func(), err error) {
+	limit := time.NewTimer(handOverLimit)
+	defer limit.Stop()
+	select {
+	case w.commits <- struct{}{}:
+		return func() { <-w.commits }, nil
+	case <-limit.C:
+		return nil, errUnderWay
+	}
+}
+
 // laneBatch is a batch that was read to its end.
 type laneBatch struct {
 	session   *laneSession
@@ -110,17 +128,15 @@ type laneBatch struct {
 
 // commit puts the batch's events into the spool, and returns when they are there and every exchange has its place in the
 // ledger. An error leaves the batch to the worker, which sends it again: the spool cannot take it now. What of it was taken
-// all the same is remembered by its ids.
+// all the same is remembered by its ids. The caller has begun it.
 func (w *laneWorker) commit(b *laneBatch) error {
-	w.commits.Lock()
-	defer w.commits.Unlock()
 	ledger := w.l.p.ledger
 	if w.has(b.batch.Number) {
 		ledger.batchesRepeated.Inc()
 		return nil
 	}
 	if b.batch.Again {
-		b.skipKnown(w.l.p)
+		b.skipKnown(w)
 	}
 	var drops int64
 	for _, d := range b.batch.Drops {
@@ -138,7 +154,7 @@ func (w *laneWorker) commit(b *laneBatch) error {
 		w.mu.Unlock()
 	}
 	gaps := w.gaps(b, missing, sinks)
-	places, err := b.spool(gaps)
+	places, err := b.spool(w, gaps)
 	if err != nil {
 		ledger.batchesLater.Inc()
 		if w.l.p.reports.due("later "+w.name, w.l.p.now()) {
@@ -164,18 +180,24 @@ func (w *laneWorker) commit(b *laneBatch) error {
 	return nil
 }
 
-// skipKnown finds the exchanges whose events a process that is gone had put into its spool before it could say so.
-func (b *laneBatch) skipKnown(p *process) {
+// skipKnown finds the exchanges whose events this process has put into the spool, or one that is gone had before it could say so.
+func (b *laneBatch) skipKnown(w *laneWorker) {
 	adoptNow(b.session.sinks())
 	for i := range b.exchanges {
-		if e := &b.exchanges[i]; e.id != "" && p.recent.has(e.id) {
+		e := &b.exchanges[i]
+		if e.id == "" {
+			continue
+		}
+		if _, ours := w.partly[e.id]; ours {
+			e.records = nil // of an exchange that is not counted yet
+		} else if w.l.p.recent.has(e.id) {
 			e.end = placeRepeated
 		}
 	}
 }
 
 // spool hands all events over and waits until they are durable. places are where the exchanges end.
-func (b *laneBatch) spool(gaps []gapEvent) (places []place, err error) {
+func (b *laneBatch) spool(w *laneWorker, gaps []gapEvent) (places []place, err error) {
 	places = make([]place, len(b.exchanges))
 	var groups []*handOver
 	groupOf := func(s sink) *handOver {
@@ -192,7 +214,7 @@ func (b *laneBatch) spool(gaps []gapEvent) (places []place, err error) {
 	for i := range b.exchanges {
 		e := &b.exchanges[i]
 		places[i] = e.end
-		if e.end == placeSpooled {
+		if e.end == placeSpooled && e.records != nil {
 			groupOf(e.in.sink).add(i, e.records)
 		}
 	}
@@ -216,14 +238,18 @@ func (b *laneBatch) spool(gaps []gapEvent) (places []place, err error) {
 		}
 	}
 	if len(errs) == 0 {
+		w.partly = nil
 		return places, nil
 	}
 	// The worker sends all of it again: what is in the spool already must be known by then.
-	recent := b.session.l.p.recent
+	if w.partly == nil {
+		w.partly = map[string]struct{}{}
+	}
 	for _, g := range groups {
 		for n, i := range g.exchanges {
 			if g.errs[n] == nil && i >= 0 && b.exchanges[i].id != "" {
-				recent.add(b.exchanges[i].id)
+				w.partly[b.exchanges[i].id] = struct{}{}
+				w.l.p.recent.add(b.exchanges[i].id)
 			}
 		}
 	}

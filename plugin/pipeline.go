@@ -43,6 +43,8 @@ type pipeline struct {
 	plugin     string        // Kong's id of its plugin; "" is the process, or not known
 	connection Connection    // of the same
 	wrong      error         // with it
+	rival      string        // the plugin that wants it otherwise
+	against    error         // and how
 	queue      Queue
 	settings   relay.Settings
 	spool      *spool.Spool // nil until it is open
@@ -67,6 +69,12 @@ func (l *pipeline) configure(c Connection, v configVersion, plugin string) error
 	c.Topic, c.ClusterName = "", "" // the records'
 	if l.relay != nil && reflect.DeepEqual(c, l.connection) && !v.olderThan(l.version) {
 		l.version = v // another instance of the same, which Kong may start for every exchange
+		switch plugin {
+		case l.rival: // it has been set alike
+			l.rival, l.against = "", nil
+		case l.plugin:
+			return errors.Join(l.wrong, l.against)
+		}
 		return l.wrong
 	}
 	contested := l.contested(c, plugin)
@@ -75,7 +83,10 @@ func (l *pipeline) configure(c Connection, v configVersion, plugin string) error
 	}
 	settings, err := c.relaySettings()
 	settings.Logger = l.p.log
-	err = errors.Join(err, contested)
+	l.rival, l.against = "", contested
+	if contested != nil {
+		l.rival = l.plugin
+	}
 	l.connection, l.plugin = c, plugin
 	l.version, l.settings, l.queue = v, settings, c.Queue
 	if l.spool != nil {
@@ -84,13 +95,13 @@ func (l *pipeline) configure(c Connection, v configVersion, plugin string) error
 	l.wrong = err
 	if l.relay != nil {
 		l.wrong = errors.Join(err, l.relay.Update(settings))
-		return l.wrong
+		return errors.Join(l.wrong, contested)
 	}
 	opening := l.open()
 	l.mu.Unlock()
 	opened := opening.wait()
 	l.mu.Lock()
-	return errors.Join(err, opened)
+	return errors.Join(err, contested, opened)
 }
 
 // contested says what a plugin wants otherwise than another one, whose settings are in force. The caller holds mu.
@@ -235,7 +246,7 @@ func (l *pipeline) adoptNow() {
 	if s == nil {
 		return
 	}
-	if _, err := s.Adopt(); err != nil {
+	if _, err := s.Adopt(); err != nil && l.p.reports.due("adopt "+l.dir, l.p.now()) {
 		l.p.log.Warn("adopt the spool of a process that is gone", "error", err)
 	}
 }

@@ -153,6 +153,9 @@ func TestPluginsThatShareAConnectionAndWantItOtherwiseAreTold(t *testing.T) {
 		{"a", ``, 1, "security, queue: plugin c has"},                                                       // older, and so not in force
 		{"c", ``, 5, ""},
 		{"c", `,"queue":{"max_bytes":1048576}`, 6, ""}, // its own change
+		{"a", ``, 7, "queue: plugin c has"},
+		{"c", ``, 8, ""},
+		{"a", ``, 9, ""}, // they have been set alike
 	} {
 		if got := start(step.plugin, step.seq, step.settings); !strings.Contains(got, step.want) || step.want == "" && got != "" {
 			t.Errorf("plugin %s with %q is told %q, want %q", step.plugin, step.settings, got, step.want)

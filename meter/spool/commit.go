@@ -235,6 +235,11 @@ func (s *Spool) write(f *file, appends []appendOp, owed []settlement, slab []byt
 	}
 	if s.opts.Journal != nil && news {
 		s.kept = append(s.kept[:0], state...)
+		if !f.volatile { // the disk may have failed when it was to be carried
+			s.mu.Lock()
+			s.supersede(f)
+			s.mu.Unlock()
+		}
 	}
 	s.count(func(st *Stats) { st.Appended += int64(len(told)) })
 	return slab, len(told), nil
@@ -409,8 +414,9 @@ func (s *Spool) tidy() {
 		// A file that once held a backlog keeps its size, and bbolt writes the
 		// list of its free pages with every transaction: begin a small one.
 		hollow := f.size > s.opts.SegmentBytes/4 && f.counters.pendingBytes < f.size/8
-		if hollow || f.size >= s.opts.SegmentBytes {
+		if (hollow || f.size >= s.opts.SegmentBytes) && time.Since(s.tried) >= retryInterval {
 			if err := s.begin(); err != nil {
+				s.tried = time.Now()
 				s.report(fmt.Errorf("create spool file: %w", err)) // go on with the large one
 			}
 		}
@@ -496,6 +502,7 @@ func (s *Spool) placedElsewhere(f *file, o settlement) {
 func (s *Spool) closeFiles() error {
 	s.mu.Lock()
 	files := s.files
+	memory := s.active != nil && s.active.volatile
 	s.files, s.active = nil, nil
 	var errs []error
 	for _, f := range files {
@@ -512,7 +519,9 @@ func (s *Spool) closeFiles() error {
 	s.mu.Unlock()
 	for _, f := range files {
 		end := f.close
-		if f.empty() {
+		// What the journal could not end, because the disk takes nothing, the next process ends.
+		unended := s.opts.Journal != nil && f.own && !f.volatile && !f.stale && (memory || len(s.kept) > 0)
+		if f.empty() && !unended {
 			end = f.remove
 		}
 		if err := end(); err != nil {

@@ -3,6 +3,7 @@ package spool
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -26,8 +27,8 @@ func (f *file) compact(opts Options) (size int64, err error) {
 	small := &file{path: f.path + compactingSuffix}
 	defer func() {
 		if err != nil {
-			small.abandon()
 			_ = os.Remove(small.path)
+			small.discard(err)
 		}
 	}()
 	defer guard(&err)()
@@ -40,8 +41,16 @@ func (f *file) compact(opts Options) (size int64, err error) {
 	if err := bolt.Compact(small.db, f.db, groupBytes); err != nil {
 		return 0, err
 	}
-	if err := small.db.View(func(tx *bolt.Tx) error { size = tx.Size(); return nil }); err != nil {
+	// What damage hides in the large one it has still, and this one would not.
+	kept := int64(0)
+	if err := small.db.View(func(tx *bolt.Tx) error {
+		size = tx.Size()
+		return tx.Bucket(rejectedBucket).ForEach(func(_, _ []byte) error { kept++; return nil })
+	}); err != nil {
 		return 0, err
+	}
+	if kept != f.counters.rejected {
+		return 0, fmt.Errorf("%w: %d of %d rejected records are found", ErrCorrupt, kept, f.counters.rejected)
 	}
 	// Whoever has opened the large one meanwhile finds that it has no name any more.
 	if err := os.Rename(small.path, f.path); err != nil {
@@ -51,7 +60,8 @@ func (f *file) compact(opts Options) (size int64, err error) {
 	large := &file{db: f.db}
 	f.db, f.os = small.db, small.os
 	f.moving.Unlock()
-	_ = large.close() // it is of no use any more
+	_ = large.close()                 // it is of no use any more
+	_ = syncDir(filepath.Dir(f.path)) // until that is done either may have the name
 	return size, nil
 }
 

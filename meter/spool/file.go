@@ -67,6 +67,7 @@ type file struct {
 	state     []byte          // the journal's, of a file that was adopted; see Journal.Adopt
 	inherited bool            // this process's journal has it
 	stale     bool            // a newer file of this process has it
+	heir      bool            // it has it, instead of those that this process began before
 }
 
 // settlement is what one Ack or Settle takes out of the queue: everything up to
@@ -94,12 +95,11 @@ func guard(err *error) func() {
 func openFile(path string, create bool, opts Options) (_ *file, err error) {
 	f := &file{path: path}
 	defer func() {
-		switch {
-		case err == nil:
-		case errors.Is(err, ErrFormat), errors.Is(err, errRemoved):
-			_ = f.close() // may come again with every Adopt: do not leak the mapping
-		default:
-			f.abandon()
+		if err != nil {
+			f.discard(err) // may come again with every Adopt, or transaction
+		}
+		if err != nil && create && f.os != nil && !errors.Is(err, ErrLocked) && !errors.Is(err, errRemoved) {
+			_ = os.Remove(path) // a full disk would be left with one for each attempt, which Adopt takes for damaged
 		}
 	}()
 	defer guard(&err)()
@@ -261,10 +261,12 @@ func (f *file) update(fn func(w *writer) error) (c counters, size int64, err err
 	if err != nil && !errors.Is(err, ErrCorrupt) && w.size != 0 {
 		// The write of the meta page can succeed and its sync fail. The
 		// transaction is then visible, and its records would be published: make
-		// it durable rather than report as failed what will be delivered.
+		// it durable rather than report as failed what will be delivered: by another
+		// transaction, because a sync that is tried again succeeds without writing
+		// the pages that the failed one has given up.
 		if landed, verr := f.landed(w.counters); verr != nil {
 			return c, 0, fmt.Errorf("%w (after %w)", verr, err)
-		} else if landed && f.db.Sync() == nil {
+		} else if landed && f.db.Update(func(*bolt.Tx) error { return nil }) == nil {
 			err = nil
 		}
 	}
@@ -413,6 +415,7 @@ func (f *file) remove() error {
 	var err error
 	if !f.volatile {
 		err = os.Remove(f.path)
+		_ = os.Remove(f.path + compactingSuffix) // of a process that died at it
 	}
 	return errors.Join(err, f.close())
 }
@@ -420,6 +423,16 @@ func (f *file) remove() error {
 func (f *file) close() (err error) {
 	defer guard(&err)()
 	return f.db.Close()
+}
+
+// discard gives up a database that err was met in. A mapping that leaks keeps what its file takes of a disk, which may be full:
+// it stays only where bbolt has met damage.
+func (f *file) discard(err error) {
+	if f.db == nil || errors.Is(err, ErrCorrupt) {
+		f.abandon()
+	} else {
+		_ = f.close()
+	}
 }
 
 // abandon gives the lock back without bbolt's help: after a panic its own locks

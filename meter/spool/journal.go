@@ -103,6 +103,10 @@ func (s *Spool) carry() {
 // supersede remembers that f has the journal's state, and that those in this
 // process's other files count no more. It needs s.mu.
 func (s *Spool) supersede(f *file) {
+	if f.heir {
+		return
+	}
+	f.heir = true
 	for _, other := range s.files {
 		other.stale = other.stale || other.own && !other.volatile && other != f
 	}

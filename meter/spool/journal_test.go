@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -304,4 +305,61 @@ func TestWhatIsHeldInMemoryIsNumberedAsOnDisk(t *testing.T) {
 	if got := texts(t, next); got[len(got)-1] != fmt.Sprint("killed ", n) {
 		t.Errorf("the next process has %q", got[len(got)-1])
 	}
+}
+
+// padded has a state as of some dozens of runs.
+type padded struct{ *numbers }
+
+func (p padded) Seal(b []byte, last bool) ([][]byte, []byte) {
+	records, state := p.numbers.Seal(nil, last)
+	if len(state) == 0 {
+		return records, b
+	}
+	return records, append(append(b, strings.Repeat("0", 20_000)...), state...)
+}
+
+// TestAStateThatCouldNotBeCarriedCountsNoMore fills the disk so far that the next file can be begun, and the state not carried into
+// it; when there is room again the new file has the state, and the old one none that counts.
+func TestAStateThatCouldNotBeCarriedCountsNoMore(t *testing.T) {
+	open := func(dir string) *Spool {
+		j := &numbers{}
+		s := openSpool(t, dir, Options{Journal: padded{j}})
+		j.s = s
+		return s
+	}
+	for room := int64(16 << 10); room <= 256<<10; room += 4 << 10 {
+		dir := disktest.New(t, 8<<20)
+		s := open(dir)
+		appendNumbers(t, s, 0, 5)
+		fillBut(t, dir, room)
+		var err error
+		if failed := s.do(task{before: func() { err = s.begin() }}); failed != nil {
+			t.Fatal(failed)
+		}
+		if err != nil || s.Stats().LastError == nil {
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			continue // there is too little room, or too much
+		}
+		if err := os.Remove(filepath.Join(dir, "filler")); err != nil {
+			t.Fatal(err)
+		}
+		onDisk(t, s)
+		appendNumbers(t, s, 5, 10)
+		if err := s.Close(); err != nil { // a stop, with a backlog in both files
+			t.Fatal(err)
+		}
+		next := open(dir)
+		if _, err := next.Adopt(); err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range texts(t, next) {
+			if strings.HasPrefix(text, "killed") {
+				t.Error("a process that was stopped is told to be killed, at a number that another record has:", text)
+			}
+		}
+		return
+	}
+	t.Fatal("the case was not met")
 }

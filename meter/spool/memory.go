@@ -35,7 +35,7 @@ func newMemory(path string, opts Options) (_ *file, err error) {
 		err = f.db.Update(func(tx *bolt.Tx) error { return initBuckets(tx, f.counters) })
 	}
 	if err != nil {
-		f.abandon()
+		f.discard(err)
 		return nil, fmt.Errorf("keep records in memory: %w", err)
 	}
 	return f, nil

@@ -7,6 +7,9 @@ type Account struct{ counted int64 }
 // NewAccount goes on with what another process has acknowledged.
 func NewAccount(h *Hello) *Account { return &Account{counted: h.Counted} }
 
+// Heard takes in what a worker that comes back says: another process may have acknowledged some meanwhile.
+func (a *Account) Heard(h *Hello) { a.counted = max(a.counted, h.Counted) }
+
 // Batch takes in a batch of so many exchanges and drops, whose last exchange has a number: 0 for none. It returns how many
 // of the worker's exchanges up to there nobody has seen or heard of.
 func (a *Account) Batch(exchanges, drops, last int64) (gap int64) {
