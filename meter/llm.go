@@ -24,7 +24,7 @@ type UsageStatus string
 const (
 	UsageFinal     UsageStatus = "final"     // the provider declared it, and the response was seen to its end
 	UsagePartial   UsageStatus = "partial"   // a cut or broken response that had already declared something
-	UsageEstimated UsageStatus = "estimated" // counted here, not declared
+	UsageEstimated UsageStatus = "estimated" // counted here, or by Kong, and not declared
 	UsageMissing   UsageStatus = "missing"   // nothing was declared, or nothing could be read
 )
 

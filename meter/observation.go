@@ -163,13 +163,19 @@ func (o *Observation) StartedAt() (time.Time, bool) {
 // InferOutcome sets Outcome from Kong's log alone: what a front without eyes on the body knows. (Measured on Kong 3.9.3.)
 func (o *Observation) InferOutcome() {
 	switch httpStatus := o.Status(); {
-	case o.text(slotSource) != "upstream" && !o.tried():
+	case o.text(slotSource) != "upstream" && !o.Tried():
+		o.Outcome = OutcomeRejected
+	case o.text(slotSource) != "upstream" && o.answered() && httpStatus < 500:
+		// A plugin has put an answer of its own in the place of the upstream's (kong.response.exit in header_filter).
 		o.Outcome = OutcomeRejected
 	case o.text(slotSource) != "upstream" && httpStatus == 504:
 		o.Outcome = OutcomeTimeout
 	case o.text(slotSource) != "upstream":
 		// Kong answers for an upstream that did not. Buffered, it keeps the upstream's status over an error of its own.
 		o.Outcome = OutcomeUpstreamError
+	case httpStatus == 499 && status(o.values[slotUpstreamStatus]) != "499":
+		// nginx's own status: the client went away while the upstream's answer began.
+		o.Outcome = OutcomeClientAbort
 	case o.values[slotUpstreamStatus] != "" && status(o.values[slotUpstreamStatus]) == "":
 		// The upstream has not answered, and Kong has not either: nobody was left to answer.
 		o.Outcome = OutcomeClientAbort
@@ -180,8 +186,14 @@ func (o *Observation) InferOutcome() {
 	}
 }
 
-// tried reports whether Kong has tried an upstream.
-func (o *Observation) tried() bool {
+// answered reports whether an upstream has answered, and with no error.
+func (o *Observation) answered() bool {
+	s := status(o.values[slotUpstreamStatus])
+	return s != "" && s < "5"
+}
+
+// Tried reports whether Kong has tried an upstream.
+func (o *Observation) Tried() bool {
 	n := size(o.values[slotTries])
 	return n != "" && n != "0"
 }

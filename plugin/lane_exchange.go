@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	"kafka-metering/meter"
@@ -112,6 +113,8 @@ func (in *instance) readTapped(o *meter.Observation, x *lane.Exchange) extractio
 				response.Body = joined
 			}
 			response.Complete = response.Complete && ok
+		} else if len(x.Tail) > 0 { // nothing is missing, but it is more than the half that the head holds
+			response.Body = slices.Concat(x.Head, x.Tail)
 		}
 	}
 	if !in.readsBodies() {

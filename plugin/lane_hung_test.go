@@ -32,7 +32,7 @@ func TestADiskThatHangsDoesNotFillMemory(t *testing.T) {
 	w.register(1, apiOnly)
 	l.mu.Lock()
 	for _, in := range l.instances {
-		in.instance.sink = disk
+		in.sink = disk
 	}
 	l.mu.Unlock()
 	w.send(first)

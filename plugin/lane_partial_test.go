@@ -36,9 +36,9 @@ func TestABatchOfTwoSpoolsOfWhichOneFailsIsCountedOnce(t *testing.T) {
 	l.mu.Lock()
 	for _, in := range l.instances {
 		if in.plugin == "p-2" {
-			in.instance.sink = failing{&one}
+			in.sink = failing{&one}
 		} else {
-			in.instance.sink = failing{&never}
+			in.sink = failing{&never}
 		}
 	}
 	l.mu.Unlock()

@@ -19,6 +19,7 @@ func TestEnsureStreamUsageAsksForWhatWasNotAskedFor(t *testing.T) {
 	const asked = `{"stream_options":{"include_usage":true},`
 	for name, test := range map[string]struct {
 		path, contentType, encoding string
+		chunked                     bool
 		body, want                  string // want "": as it was sent, byte for byte
 	}{
 		"a stream":                        {body: asks, want: asked + asks[1:]},
@@ -40,7 +41,9 @@ func TestEnsureStreamUsageAsksForWhatWasNotAskedFor(t *testing.T) {
 		"another path":                    {path: "/v1/messages", body: asks},
 		"another content type":            {contentType: "text/plain", body: asks},
 		"compressed":                      {encoding: "gzip", body: asks},
-		"larger than nginx has in memory": {body: `{"stream":true,"messages":["` + filler(20000) + `"]}`},
+		"larger than nginx has in memory": {body: `{"stream":true,"messages":["` + filler(20000) + `"]}`, want: asked + `"stream":true,"messages":["` + filler(20000) + `"]}`},
+		"nobody says how large":           {body: asks, chunked: true, want: asked + asks[1:]},
+		"as large as nobody says":         {body: `{"stream":true,"messages":["` + filler(3<<20) + `"]}`, chunked: true},
 		"larger than the front looks at":  {body: `{"stream":true,"messages":["` + filler(3<<20) + `"]}`},
 		"a text that is invalid in UTF-8": {body: "{\"stream\":true,\"messages\":[\"\xff\"]}", want: asked + "\"stream\":true,\"messages\":[\"\xff\"]}"},
 	} {
@@ -54,6 +57,9 @@ func TestEnsureStreamUsageAsksForWhatWasNotAskedFor(t *testing.T) {
 		r, err := http.NewRequest("POST", "http://"+n.Front+path, strings.NewReader(test.body))
 		if err != nil {
 			t.Fatal(err)
+		}
+		if test.chunked {
+			r.ContentLength = -1
 		}
 		r.URL.RawQuery = "answer=stream&n=1&case=" + strings.ReplaceAll(name, " ", "+")
 		r.Header.Set("Content-Type", contentType)

@@ -1,6 +1,8 @@
 package extract
 
 import (
+	"strings"
+
 	"kafka-metering/meter"
 	"kafka-metering/meter/scan"
 )
@@ -41,6 +43,15 @@ var aiShape = func() *scan.Shape {
 // aiProviders maps ai-proxy's provider names to ours where they differ.
 var aiProviders = map[string]string{"gemini": "google"}
 
+// aiUnspecified stands where Kong does not know a name.
+const aiUnspecified = "UNSPECIFIED"
+
+// Streams reports whether a content type is that of a stream of events.
+func Streams(contentType string) bool {
+	t := strings.ToLower(contentType)
+	return strings.Contains(t, "event-stream") || strings.Contains(t, "eventstream") || strings.Contains(t, "ndjson")
+}
+
 // FromAIProxy reads the statistics that Kong's ai-proxy writes into the serialized log with logging.log_statistics
 // (https://developer.konghq.com/plugins/ai-proxy/, "Log format"). ai is the raw JSON of the log's ai member. ok is false
 // when ai-proxy had no part in the exchange.
@@ -75,6 +86,12 @@ func fromAIPlugin(v [][]byte) (_ meter.LLM, ok bool) {
 	}
 	if mode := text(v[aiMode]); mode != "" {
 		llm.Stream = new(mode == "stream")
+	}
+	if llm.Provider == aiUnspecified {
+		llm.Provider = ""
+	}
+	if llm.RequestModel == aiUnspecified {
+		llm.RequestModel = ""
 	}
 	if provider, ok := aiProviders[llm.Provider]; ok {
 		llm.Provider = provider

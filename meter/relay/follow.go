@@ -144,7 +144,7 @@ func (r *consumer) read(ctx context.Context, partition int) error {
 		}
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // whoever has ended it says why
 		case errors.Is(err, kafka.OffsetOutOfRange):
 			offset, from = -1, kafka.FirstOffset // what stood there was removed meanwhile
 			continue

@@ -35,11 +35,19 @@ local function pdk(prefix)
       end,
       get_path = function() return ngx.var.uri end,
       get_start_time = function() return ngx.ctx.KONG_PROCESSING_START or ngx.req.start_time() * 1000 end,
-      get_raw_body = function()
+      get_raw_body = function(most) -- Kong 3.9: bytes that are read from a file
         ngx.req.read_body()
-        local body = ngx.req.get_body_data()
-        if not body then
-          return not ngx.req.get_body_file() and "" or nil
+        local body, file = ngx.req.get_body_data(), ngx.req.get_body_file()
+        if body or not file then
+          return body or ""
+        end
+        local f = most and io.open(file, "rb")
+        if f and f:seek("end") <= most then
+          f:seek("set")
+          body = f:read("*a")
+        end
+        if f then
+          f:close()
         end
         return body
       end,

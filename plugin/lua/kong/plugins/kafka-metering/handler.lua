@@ -29,6 +29,7 @@ local EXIT_PATIENCE, EXIT_DELAY = 3, 0.2           -- seconds that a worker whic
 local CONNECT_TIMEOUT, SEND_TIMEOUT, DISK_TIMEOUT = 1000, 2000, 5000         -- ms; the last until a batch is on disk
 local RENEWAL = 60                                 -- seconds until it is looked whether Kong has renewed a secret
 local MAX_REGISTRATIONS = 100                      -- new ones, until a new connection makes the process forget old ones
+local MAX_PARSED = 100 -- headers and query arguments that Kong reads, unless lua_max_req_headers and lua_max_uri_args say less
 local MAX_LOG, MAX_REQUEST, MAX_ENSURED = 4 * 2^20, 64 * 2^10, 2^20          -- bytes: log, request bodies that are read
 
 -- PRIORITY. Filters run from high to low. Ours is above ai-proxy (770), response-transformer (800), jq (811) and whatever
@@ -50,6 +51,13 @@ end
 local registrations, registered = setmetatable({}, { __mode = "k" }), 0      -- by configuration; the last one's number
 local newest                                                                 -- of the last exchange
 
+-- asks_for_body tells what is copied until the process has said what it needs, which it says after the first exchange of a
+-- worker and of a configuration, or when it is back: every body where a meter may read it.
+local function asks_for_body(conf)
+  local meters = type(conf.meters) == "table" and encode(conf.meters)
+  return meters and find(meters, "%f[%w_]body%f[^%w_]") and "any" or "llm"
+end
+
 local function registration(conf)
   local r, now = registrations[conf], ngx.now()
   if r and abs(now - r.at) > RENEWAL then
@@ -57,7 +65,7 @@ local function registration(conf)
   end
   if not r or r.outdated then
     registered = registered + 1
-    r = { id = registered, json = assert(encode(conf)), lists = "", plugin = conf.__plugin_id or "-", body = "llm",
+    r = { id = registered, json = assert(encode(conf)), lists = "", plugin = conf.__plugin_id or "-", body = asks_for_body(conf),
           half = floor((conf.max_body_bytes or 2^20) / 2), exchanges = 0, at = now }
     registrations[conf] = r
   end
@@ -154,14 +162,33 @@ local fields = {
   workspace = function(ctx) return ctx.workspace end,
 }
 
+-- beyond is set where a request has more headers than Kong reads (lua_max_req_headers, 100) and the one that is asked for
+-- is behind those: else a client that sends a hundred of its own would be nobody's.
+local beyond = false
+
+local function header_of(name)
+  local value = rawget(kong.request.get_headers(), name)
+  if value == nil then
+    value = rawget(ngx.req.get_headers(0), name)
+    beyond = beyond or value ~= nil
+  end
+  return value
+end
+
 -- objects has the same for any member of an object.
 local objects = {
   ["request.headers"] = function(_, name, variable)
-    local value = var[variable] and rawget(kong.request.get_headers(), name) -- nginx's variable tells quickly
+    local value = var[variable] and header_of(name) -- nginx's variable tells quickly
     return value and (name == "authorization" or name == "proxy-authorization") and "REDACTED" or value
   end,
   ["request.querystring"] = function(ctx, name)
-    return (var.args or ctx.KONG_UNEXPECTED) and kong.request.get_query()[name] or nil -- Kong's error handler has no args
+    local asked = var.args
+    local value = (asked or ctx.KONG_UNEXPECTED) and kong.request.get_query()[name] -- Kong's error handler has no args
+    if value == nil and asked and #asked > 2 * MAX_PARSED then -- more than Kong reads of them, perhaps
+      value = ngx.req.get_uri_args(0)[name]
+      beyond = beyond or value ~= nil
+    end
+    return value or nil
   end,
   ["response.headers"] = function(_, name)
     if find(name, "_", 1, true) then -- which ngx.header takes for a dash
@@ -219,6 +246,29 @@ local function differs(members, log)
   end
 end
 
+-- complete adds to members of Kong's log what Kong has left out because there is too much.
+local function complete(values, most, all)
+  local count = 0
+  for _, value in pairs(values) do
+    count = count + (type(value) == "table" and #value or 1)
+  end
+  if count >= (most or MAX_PARSED) then
+    for name, value in pairs(all(0)) do
+      if values[name] == nil then
+        values[name] = value
+      end
+    end
+  end
+end
+
+local function redacted_headers(most)
+  local headers = ngx.req.get_headers(most)
+  for _, name in ipairs { "authorization", "proxy-authorization" } do
+    headers[name] = headers[name] and "REDACTED"
+  end
+  return headers
+end
+
 -- log_of returns a record with an exchange's log: what the process needs of it, or, where a plugin has added to that, all of
 -- Kong's own. And of a configuration's first exchange, its second, fourth, eighth and so on the members are compared with
 -- Kong's: where they differ (another version of Kong) its own log is sent from then on.
@@ -227,14 +277,15 @@ local function log_of(r, ctx)
   local known = fields["request.id"](ctx) ~= "" -- before Kong 3.5 an event's id is a hash of the log, of all of it
   local members, record = known and r[call and "calls" or "log"], nil
   if members then
-    record = members.record
+    record, beyond = members.record, false
     for i = 1, #members do
       local member = members[i]
       record[LOG + i] = member.get(ctx, member.name, member.variable)
     end
     if not touched(members, ctx.serialize_values) then
       r.exchanges = r.exchanges + 1
-      local other = bit.band(r.exchanges, r.exchanges - 1) == 0 and differs(members, kong.log.serialize())
+      local due = bit.band(r.exchanges, r.exchanges - 1) == 0 and not beyond
+      local other = due and differs(members, kong.log.serialize())
       if not other then
         return record
       end
@@ -242,7 +293,11 @@ local function log_of(r, ctx)
       r.log, r.calls = nil, nil
     end
   end
-  local text, err = encode(kong.log.serialize())
+  local log = kong.log.serialize()
+  local request = log.request or NONE
+  complete(request.headers or NONE, kong.configuration.lua_max_req_headers, redacted_headers)
+  complete(request.querystring or NONE, kong.configuration.lua_max_uri_args, ngx.req.get_uri_args)
+  local text, err = encode(log)
   if text and #text <= MAX_LOG then
     whole[LOG] = text
     return whole
@@ -529,13 +584,14 @@ local function ensure_usage(conf)
     return
   end
   local header = kong.request.get_header
-  local kind, length = header("content-type") or "", tonumber(header("content-length"))
-  if kong.request.get_method() ~= "POST" or not find(kong.request.get_path(), "/completions/?$") or not length
-    or length > MAX_ENSURED or header("content-encoding") or not find(kind:lower(), "^application/json") then
+  local kind, length = header("content-type") or "", header("content-length") -- none: HTTP/2, or chunked
+  if kong.request.get_method() ~= "POST" or not find(kong.request.get_path(), "/completions/?$")
+    or length and (tonumber(length) or math.huge) > MAX_ENSURED or header("content-encoding")
+    or not find(kind:lower(), "^application/json") then
     return
   end
-  local body = kong.request.get_raw_body() -- nil when nginx has it in a file
-  local edited = body and with_usage(body)
+  local body = kong.request.get_raw_body(MAX_ENSURED) -- from its file, too, where nginx has it in one (Kong 3.9; nil before)
+  local edited = body and #body <= MAX_ENSURED and with_usage(body)
   return edited and kong.service.request.set_raw_body(edited)
 end
 
