@@ -43,6 +43,7 @@ func TestEnsureStreamUsageAsksForWhatWasNotAskedFor(t *testing.T) {
 		"compressed":                      {encoding: "gzip", body: asks},
 		"larger than nginx has in memory": {body: `{"stream":true,"messages":["` + filler(20000) + `"]}`, want: asked + `"stream":true,"messages":["` + filler(20000) + `"]}`},
 		"nobody says how large":           {body: asks, chunked: true, want: asked + asks[1:]},
+		"nobody is to wait for":           {path: "/unbuffered/v1/chat/completions", body: asks, chunked: true},
 		"as large as nobody says":         {body: `{"stream":true,"messages":["` + filler(3<<20) + `"]}`, chunked: true},
 		"larger than the front looks at":  {body: `{"stream":true,"messages":["` + filler(3<<20) + `"]}`},
 		"a text that is invalid in UTF-8": {body: "{\"stream\":true,\"messages\":[\"\xff\"]}", want: asked + "\"stream\":true,\"messages\":[\"\xff\"]}"},

@@ -141,7 +141,8 @@ local services = {
   slow = { id = "s-slow", name = "slow", host = "upstream", read_timeout = 600 },
   llm = { id = "s-llm", name = "llm", host = "upstream", read_timeout = 60000 },
 }
-local route = { id = "r-1", name = "everything", service = { id = "s-llm" } }
+local route = { id = "r-1", name = "everything", service = { id = "s-llm" }, request_buffering = true }
+local unbuffered = { id = "r-1", name = "everything", service = { id = "s-llm" }, request_buffering = false }
 
 local contexts = {} -- of requests, as Kong keeps them
 
@@ -151,7 +152,8 @@ function M.access(with_plugin)
   contexts[ngx.var.kong_request_id], ctx.upstream_uri = ctx, ngx.var.uri
   ctx.KONG_PROCESSING_START = ngx.req.start_time() * 1000
   ctx.workspace = "0dc6f45b-8f8d-40d2-a504-473544ee190b"
-  ctx.route, ctx.service = route, ngx.var.uri:find("^/slow") and services.slow or services.llm
+  ctx.route = ngx.var.uri:find("^/unbuffered") and unbuffered or route
+  ctx.service = ngx.var.uri:find("^/slow") and services.slow or services.llm
   ctx.balancer_data = { tries = {}, read_timeout = ctx.service.read_timeout }
   local key = ngx.req.get_headers()["apikey"]
   if key then

@@ -587,7 +587,7 @@ local function ensure_usage(conf)
   local kind, length = header("content-type") or "", header("content-length") -- none: HTTP/2, or chunked
   if kong.request.get_method() ~= "POST" or not find(kong.request.get_path(), "/completions/?$")
     or length and (tonumber(length) or math.huge) > MAX_ENSURED or header("content-encoding")
-    or not find(kind:lower(), "^application/json") then
+    or not length and (ngx.ctx.route or NONE).request_buffering == false or not find(kind:lower(), "^application/json") then
     return
   end
   local body = kong.request.get_raw_body(MAX_ENSURED) -- from its file, too, where nginx has it in one (Kong 3.9; nil before)
