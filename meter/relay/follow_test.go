@@ -2,10 +2,12 @@ package relay
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"kafka-metering/meter/relay/kafkatest"
 )
@@ -124,5 +126,61 @@ func TestReadAllLeavesOutAbortedTransactionsAndEndsBehindTheirMarkers(t *testing
 	}
 	if got != want {
 		t.Errorf("read %d records of %d", got, want)
+	}
+}
+
+func TestFollowNewLeavesOutWhatStandsThereAlready(t *testing.T) {
+	c, s := newCluster(t), newSpool(t)
+	settings := Settings{Brokers: c.ListenAddrs()}
+	appendRecords(t, s, numbered(0, 100)...)
+	r := start(t, settings, s)
+	drained(t, r, s)
+	ctx, cancel := context.WithCancel(t.Context())
+	got, ended := make(chan string, 100), make(chan error, 1)
+	go func() { ended <- FollowNew(ctx, settings, topic, func(m Message) { got <- string(m.Value) }) }()
+	for n := 100; ; n++ { // until it has found where the topic ends
+		appendRecords(t, s, numbered(n, n+1)...)
+		select {
+		case value := <-got:
+			if len(value) < 3 {
+				t.Errorf("record %s stood there before", value)
+			}
+			cancel()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+func TestPartitionsThatHadRecordsOnceAreTold(t *testing.T) {
+	c := newCluster(t)
+	settings := Settings{Brokers: c.ListenAddrs()}
+	cl, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	for _, partition := range []int32{0, 1} {
+		if err := cl.ProduceSync(t.Context(), &kgo.Record{Topic: topic, Partition: partition, Value: []byte("x")}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	request := kmsg.NewPtrDeleteRecordsRequest()
+	request.TimeoutMillis = 5000
+	of := kmsg.NewDeleteRecordsRequestTopic()
+	of.Topic = topic
+	partition := kmsg.NewDeleteRecordsRequestTopicPartition()
+	partition.Partition, partition.Offset = 1, 1
+	of.Partitions = append(of.Partitions, partition)
+	request.Topics = append(request.Topics, of)
+	answer, err := request.RequestWith(t.Context(), cl)
+	if err != nil || answer.Topics[0].Partitions[0].ErrorCode != 0 {
+		t.Fatal(answer, err)
+	}
+	if emptied, err := Emptied(t.Context(), settings, topic); err != nil || !slices.Equal(emptied, []int{1}) {
+		t.Errorf("%v, %v: partition 1 was emptied, 2 never had anything", emptied, err)
 	}
 }
