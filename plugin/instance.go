@@ -362,7 +362,7 @@ func (in *instance) statistics(o *meter.Observation, response *extract.Response)
 	case s.UsageStatus == meter.UsageMissing:
 	case o.Outcome == meter.OutcomeUpstreamError || o.Outcome == meter.OutcomeTimeout || o.Status() >= 300:
 		s.Usage, s.UsageStatus, s.UsageSource = meter.Usage{}, meter.UsageMissing, ""
-	case extract.Streams(response.ContentType):
+	case s.Stream != nil && *s.Stream || extract.Streams(response.ContentType):
 		s.UsageStatus, s.Stream = meter.UsageEstimated, new(true)
 	case o.Outcome != meter.OutcomeCompleted:
 		s.UsageStatus = meter.UsagePartial

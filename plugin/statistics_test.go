@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"maps"
+	"strings"
 	"testing"
 
 	"github.com/tidwall/gjson"
@@ -54,15 +55,17 @@ func TestKongsStatisticsOfStreamsAreEstimates(t *testing.T) {
 		status              int
 		want                string
 	}{
-		"an answer":        {"application/json", `{}`, 200, "openai final 5"},
-		"a stream":         {"text/event-stream; charset=utf-8", `{}`, 200, "openai estimated 5"},
-		"a failure":        {"application/json", `{}`, 429, "openai missing "},
-		"another provider": {"application/json", `{"llm":{"provider":"groq"}}`, 200, "groq final 5"},
+		"an answer":             {"application/json", `{}`, 200, "openai final 5"},
+		"a stream":              {"text/event-stream; charset=utf-8", `{}`, 200, "openai estimated 5"},
+		"a stream, by its mode": {"", `{}`, 200, "openai estimated 5"},
+		"a failure":             {"application/json", `{}`, 429, "openai missing "},
+		"another provider":      {"application/json", `{"llm":{"provider":"groq"}}`, 200, "groq final 5"},
 	} {
 		p := testProcess(t)
 		in, sink := testInstance(t, p, c.config)
 		log := fmt.Appendf(nil, `{"request":{"id":"%032x","method":"POST"},"upstream_uri":"/v1/chat/completions","tries":[{}],"upstream_status":"%d","response":{"status":%d,"headers":{"content-type":%q}},
-			"source":"upstream","started_at":1795428217672,"ai":{"proxy":{"meta":{"provider_name":"openai"},"usage":{"prompt_tokens":2,"completion_tokens":3}}}}`, 1, c.status, c.status, c.contentType)
+			"source":"upstream","started_at":1795428217672,"ai":{"proxy":{"meta":{"provider_name":"openai","request_mode":%q},"usage":{"prompt_tokens":2,"completion_tokens":3}}}}`,
+			1, c.status, c.status, c.contentType, map[bool]string{true: "stream", false: "oneshot"}[strings.Contains(name, "mode")])
 		in.handle(saved{log: log}, p.ledger.open())
 		calls := 0
 		for _, r := range sink.records {

@@ -18,6 +18,12 @@ func Readable(contentType string) bool {
 	return strings.Contains(mediaType, "json")
 }
 
+// Streams reports whether a content type is that of a stream of events.
+func Streams(contentType string) bool {
+	mediaType := mediaTypeOf(contentType)
+	return mediaType == "text/event-stream" || mediaType == eventStreamType || isLines(contentType)
+}
+
 // eventStreamType is the media type of AWS's event streams.
 const eventStreamType = "application/vnd.amazon.eventstream"
 

@@ -1,8 +1,6 @@
 package extract
 
 import (
-	"strings"
-
 	"kafka-metering/meter"
 	"kafka-metering/meter/scan"
 )
@@ -45,12 +43,6 @@ var aiProviders = map[string]string{"gemini": "google"}
 
 // aiUnspecified stands where Kong does not know a name.
 const aiUnspecified = "UNSPECIFIED"
-
-// Streams reports whether a content type is that of a stream of events.
-func Streams(contentType string) bool {
-	t := strings.ToLower(contentType)
-	return strings.Contains(t, "event-stream") || strings.Contains(t, "eventstream") || strings.Contains(t, "ndjson")
-}
 
 // FromAIProxy reads the statistics that Kong's ai-proxy writes into the serialized log with logging.log_statistics
 // (https://developer.konghq.com/plugins/ai-proxy/, "Log format"). ai is the raw JSON of the log's ai member. ok is false

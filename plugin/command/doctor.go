@@ -78,7 +78,7 @@ func runDoctor(args []string, out, errs io.Writer, host Host) error {
 	if err != nil {
 		return err
 	}
-	d.topic = cmp.Or(d.topic, f.configTopic, defaultTopic)
+	d.topic = f.topicOr(d.topic)
 	d.settings, d.spool = settings, cmp.Or(d.spool, dir)
 	if usual := filepath.Join(cmp.Or(d.prefix, filepath.Dir(defaultSpool)), filepath.Base(defaultSpool)); d.spool == "" {
 		if _, err := os.Stat(usual); err == nil {

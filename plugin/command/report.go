@@ -86,7 +86,7 @@ func runReport(args []string, out, errs io.Writer, host Host) error {
 	if err != nil {
 		return err
 	}
-	*topic = cmp.Or(*topic, f.configTopic, defaultTopic)
+	*topic = f.topicOr(*topic)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	p, n, start := newPace(errs), int64(0), time.Now()

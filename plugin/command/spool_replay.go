@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -49,7 +50,7 @@ type replayer struct {
 // replayFlags are the flags that say where Kafka is.
 type replayFlags struct {
 	config, brokers, ca, mechanism, user, passwordFile, deadLetterTopic string
-	configTopic                                                         string
+	configTopic                                                         string // once settings has read the file
 	tls                                                                 bool
 }
 
@@ -104,6 +105,9 @@ func (f *replayFlags) register(flags *flag.FlagSet) {
 	flags.StringVar(&f.user, "user", "", "with -mechanism: `name` of the user")
 	flags.StringVar(&f.passwordFile, "password-file", "", "with -mechanism: `file` that holds the password")
 }
+
+// topicOr returns the topic of the events: that of the flag -topic, of the file of -config, or the default.
+func (f *replayFlags) topicOr(flag string) string { return cmp.Or(flag, f.configTopic, defaultTopic) }
 
 // settings returns how to reach Kafka, and the spool directory of the file of -config.
 func (f *replayFlags) settings(read ReadConnection) (settings relay.Settings, dir string, err error) {

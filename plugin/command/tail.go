@@ -53,7 +53,7 @@ func runTail(args []string, out, errs io.Writer, read ReadConnection) error {
 	if err != nil {
 		return err
 	}
-	*topic = cmp.Or(*topic, f.configTopic, defaultTopic)
+	*topic = f.topicOr(*topic)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	follow := relay.Follow

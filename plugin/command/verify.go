@@ -1,7 +1,6 @@
 package command
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -50,7 +49,7 @@ func runVerify(args []string, out, errs io.Writer, read ReadConnection) error {
 	if err != nil {
 		return err
 	}
-	*topic = cmp.Or(*topic, f.configTopic, defaultTopic)
+	*topic = f.topicOr(*topic)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	proof, err := verify(ctx, settings, *topic, from, errs)

@@ -167,7 +167,7 @@ func (v *Verifier) add(m *relay.Message, dead bool) {
 	if err != nil {
 		recorded = time.UnixMilli(start)
 	}
-	if v.unknown[m.Partition] || first && m.Offset > 0 { // the records before it are gone
+	if !dead && v.unknown[m.Partition] || first && m.Offset > 0 { // the records before it are gone
 		delete(v.unknown, m.Partition)
 		v.From(recorded)
 	}
