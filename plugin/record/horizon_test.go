@@ -16,7 +16,10 @@ func TestTheHorizonIsThatOfTheTopicAlone(t *testing.T) {
 	}
 	v := NewVerifier(testTopic)
 	v.Add(relay.Message{Offset: 5, Value: []byte("no event")})
-	v.AddDead(relay.Message{Offset: 7, Value: event("1", "2026-11-23T10:00:09.000Z")})
+	v.AddDead(relay.Message{
+		Offset: 7, Value: event("1", "2026-11-23T10:00:09.000Z"),
+		Headers: []relay.Header{{Key: "dead_letter_topic", Value: []byte(testTopic)}, {Key: "dead_letter_reason", Value: []byte("too large")}},
+	})
 	if !v.horizon.IsZero() {
 		t.Errorf("a dead letter sets the horizon to %v", v.horizon)
 	}
