@@ -91,7 +91,7 @@ func (l *linter) connections() {
 		}
 		fields := ofTheConnection
 		if len(parts) == 0 {
-			fields = fields[:1]
+			fields = []string{"dead_letter_topic"} // the rest is the process's
 		}
 		for _, field := range fields {
 			mine, _ := json.Marshal(config[field])
