@@ -124,16 +124,21 @@ func (p *process) compile(c *Config) (*instance, []error) {
 
 // problemsDue returns the configuration's problems, and what is wrong with the spool's disk, when it is time to report them again.
 func (in *instance) problemsDue(now time.Time) string {
-	text := in.problems
-	if l, ok := in.sink.(*pipeline); ok && text == "" {
-		if alarm := l.alarm.Load(); alarm != nil {
-			text = *alarm
-		}
+	var alarm *string
+	if l, ok := in.sink.(*pipeline); ok {
+		alarm = l.alarm.Load()
 	}
-	if text == "" || !in.process.reports.due("problems "+in.plugin, now) {
+	if in.problems == "" && alarm == nil || !in.process.reports.due("problems "+in.plugin, now) {
 		return ""
 	}
-	return text
+	switch {
+	case alarm == nil:
+		return in.problems
+	case in.problems == "":
+		return *alarm
+	default:
+		return in.problems + "; " + *alarm
+	}
 }
 
 // unreadable is where an exchange ends whose log cannot be read. It says why, once a minute.

@@ -279,3 +279,27 @@ func TestADiskThatDoesNotAnswerKeepsNoProcessFromEnding(t *testing.T) {
 		t.Errorf("a disk that answers: %v", err)
 	}
 }
+
+func TestADiskInTroubleIsReportedBesideTheConfigurationsProblems(t *testing.T) {
+	p := testProcess(t)
+	in, _ := testInstance(t, p, `{}`)
+	l := newPipeline(p, p.spoolDir)
+	in.sink = l
+	now := time.UnixMilli(1795428217000)
+	for _, step := range []struct{ problems, alarm, want string }{
+		{"", "", ""}, {"a typo", "", "a typo"}, {"", "no disk", "no disk"}, {"a typo", "no disk", "a typo; no disk"},
+	} {
+		in.problems = step.problems
+		l.alarm.Store(nil)
+		if step.alarm != "" {
+			l.alarm.Store(&step.alarm)
+		}
+		now = now.Add(2 * reportInterval)
+		if got := in.problemsDue(now); got != step.want {
+			t.Errorf("%+v: %q", step, got)
+		}
+		if got := in.problemsDue(now); got != "" {
+			t.Errorf("%+v is reported twice at once: %q", step, got)
+		}
+	}
+}
